@@ -1,0 +1,1 @@
+"""Geometry, tiles, blending, noise: where things lie on a picture."""

@@ -1,0 +1,99 @@
+"""Where random numbers come from: drawn once for a canvas, never for a tile, never from global state.
+
+Two sources. `SequentialNoise` is one CPU generator whose draws follow each other in an order that the
+engine documents; it equals what diffusers draws for the same seed. `PositionalNoise` is a function of
+seed and position alone, so any part of a canvas can be made without the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from enlarger.canvas.tiles import Tile
+
+
+class NoiseSource(Protocol):
+    """Gives standard normal values, float32, on the CPU."""
+
+    def draw(self, shape: Sequence[int]) -> Tensor:
+        """The next values, in the given shape."""
+
+
+class SequentialNoise:
+    """One CPU generator; a draw continues where the last one ended.
+
+    Draws depend on their element count (a prefix of a longer draw is in general not the shorter draw),
+    so a canvas's noise is drawn for the canvas padded only to the engine's grid, and never cropped.
+    """
+
+    def __init__(self, seed: int) -> None:
+        import torch
+
+        self.generator: torch.Generator = torch.Generator("cpu").manual_seed(seed)
+
+    def draw(self, shape: Sequence[int]) -> Tensor:
+        """Values (any shape), the generator moved on by as many."""
+        import torch
+
+        return torch.randn(tuple(shape), generator=self.generator, dtype=torch.float32)
+
+
+class PositionalNoise:
+    """Noise that is a function of seed and position: counter-based, row by row.
+
+    The value at row y, column x, channel c comes from block y of a Philox-4x64 stream keyed by the seed
+    (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), turned normal by the inverse
+    normal distribution; two values a 64-bit word. The raw words are guaranteed by numpy to stay the same.
+    """
+
+    def __init__(self, seed: int, channels: int = 3) -> None:
+        self.seed = seed
+        self.channels = channels
+
+    def crop(self, tile: Tile) -> TileNoise:
+        """The source for one rectangle, in output pixels; its draws are always the same values."""
+        return TileNoise(self, tile)
+
+    def values(self, tile: Tile) -> Tensor:
+        """Noise (channels, height, width) of a rectangle, float32."""
+        import torch
+
+        # A column takes `channels` half-words; blocks are 4 words = 8 values, so start on a whole block.
+        first, last = tile.left * self.channels, tile.right * self.channels
+        block, skip = first // 8, first % 8
+        words = -(-(last - block * 8) // 2)
+        raw = np.empty((tile.height, words), np.uint64)
+        for row in range(tile.height):
+            bits = np.random.Philox(key=self.seed, counter=np.array([0, tile.top + row, 0, 0], np.uint64))
+            if block:
+                bits.advance(block)
+            raw[row] = bits.random_raw(words)
+        halves = raw.astype("<u8", copy=False).view("<u4")[:, skip : skip + last - first]
+        # Centred in its 2^-32 bin, so never 0 or 1: the largest magnitude is 6.3.
+        uniform = torch.from_numpy(halves.astype(np.float64)).add_(0.5).mul_(2.0**-32)
+        normal = torch.special.ndtri(uniform).to(torch.float32)
+        return normal.reshape(tile.height, tile.width, self.channels).permute(2, 0, 1).contiguous()
+
+
+class TileNoise:
+    """One rectangle of a `PositionalNoise`: every draw gives the same values (residual processes reuse theirs)."""
+
+    def __init__(self, source: PositionalNoise, tile: Tile) -> None:
+        self.source = source
+        self.tile = tile
+        self._values: Tensor | None = None
+
+    def draw(self, shape: Sequence[int]) -> Tensor:
+        """Values (1, channels, height, width) of the rectangle."""
+        if self._values is None:
+            self._values = self.source.values(self.tile)[None]
+        if tuple(shape) != tuple(self._values.shape):
+            raise ValueError(f"noise of shape {tuple(shape)} asked of a tile that has {tuple(self._values.shape)}")
+        return self._values

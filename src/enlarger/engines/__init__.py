@@ -1,0 +1,1 @@
+"""One file for each engine, and the catalog that names them."""

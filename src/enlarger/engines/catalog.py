@@ -1,0 +1,163 @@
+"""Every engine: what it is, what it may be told, and where its class is. No torch here.
+
+An engine is one file in this folder and one entry at the end of this one. Other packages add engines
+through the entry-point group `enlarger.engines`, whose entry points name a `Listing`; the built-in
+engines are looked up the same way.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from enlarger.engines.engine import Facts
+from enlarger.errors import ModelError, SettingsError
+from enlarger.settings import Machine, SeededSettings, TiledSettings, rules, setting
+
+if TYPE_CHECKING:
+    from enlarger.engines.engine import Engine
+
+
+@dataclass(frozen=True)
+class Listing:
+    """An engine in the catalog.
+
+    Attributes:
+        facts: What is known without loading it.
+        target: Its class as "module:Class".
+    """
+
+    facts: Facts
+    target: str
+
+
+@dataclass(frozen=True)
+class InterpolateSettings(TiledSettings):
+    """What `interpolate` may be told."""
+
+    filter: str = setting(
+        "bicubic", "How pixels between pixels are found.", choices=("nearest", "bilinear", "bicubic", "lanczos")
+    )
+    linear_light: bool = setting(False, "Interpolate light instead of sRGB code values.")
+
+
+@dataclass(frozen=True)
+class PocketSettings(SeededSettings):
+    """What `pocket` may be told."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "faithful": {"steps": 1, "fidelity": 1.0, "consistency": 1.0},
+        "balanced": {"steps": 2, "fidelity": 0.5, "consistency": 1.0},
+        "vivid": {"steps": 4, "fidelity": 0.0, "consistency": 1.0},
+    }
+
+    preset: str | None = setting(
+        None, "Steps, fidelity and consistency at once; single options win over it.", kind="text",
+        choices=tuple(presets),
+    )  # fmt: skip
+    steps: int = setting(2, "Denoising steps: more give more texture and take longer.", choices=(1, 2, 4))
+    fidelity: float = setting(
+        0.0, "1 keeps to what the picture shows, 0 invents texture most freely.", low=0, high=1, metavar="F"
+    )
+    consistency: float = setting(
+        1.0, "Back-projection, 0 to 1: at 1 the result made small again equals the input.", low=0, high=1, metavar="F"
+    )
+
+
+BUILT_IN = (
+    Listing(
+        Facts(
+            name="interpolate",
+            summary="Interpolation: nearest, bilinear, bicubic, lanczos. Invents nothing.",
+            settings=InterpolateSettings,
+            factor=1,
+            field=0,
+            tile=2048,
+            bytes_per_pixel=48,
+        ),
+        "enlarger.engines.interpolate:Interpolate",
+    ),
+    Listing(
+        Facts(
+            name="pocket",
+            summary="Our small diffusion model, shipped in the package: 1, 2 or 4 steps, works offline.",
+            settings=PocketSettings,
+            stride=2,
+            field=48,
+            decode_field=2,
+            tile=1536,
+            prediction="x0",
+            bytes_per_pixel=64,
+            licence="Apache-2.0",
+        ),
+        "enlarger.engines.pocket:Pocket",
+    ),
+)
+
+
+@cache
+def listings() -> Mapping[str, Listing]:
+    """Name -> listing of every engine, the built-in ones first.
+
+    Raises:
+        ModelError: An installed plug-in names no `Listing`, or a name that is taken.
+    """
+    found = {listing.facts.name: listing for listing in BUILT_IN}
+    for point in entry_points(group="enlarger.engines"):
+        listing = point.load()
+        if not isinstance(listing, Listing):
+            raise ModelError(f"the plug-in {point.value} names no engine listing: it must be an enlarger Listing")
+        if listing.facts.name in found:
+            raise ModelError(f"two engines are called {listing.facts.name}: one of them comes from {point.value}")
+        found[listing.facts.name] = listing
+    return found
+
+
+def find(name: str) -> Listing:
+    """The listing of an engine.
+
+    Raises:
+        SettingsError: No such engine; names the near ones.
+    """
+    found = listings()
+    if name not in found:
+        near = difflib.get_close_matches(str(name).lower(), found, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise SettingsError(f"no engine is called {name!r}: {hint}there are {', '.join(found)}")
+    return found[name]
+
+
+def engine_class(listing: Listing) -> type[Engine]:
+    """The engine's class; this imports torch and whatever else the engine needs.
+
+    Raises:
+        ModelError: The extra that the engine needs is not installed.
+    """
+    module, name = listing.target.split(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        facts = listing.facts
+        if not facts.extra:
+            raise
+        raise ModelError(
+            f"engine {facts.name} needs an extra that is not installed ({error}): "
+            f'pip install "enlarger[{facts.extra}]"'
+        ) from error
+    engine: type[Engine] = found
+    return engine
+
+
+def setting_names() -> set[str]:
+    """Names of all settings that any engine or its loading has."""
+    return {
+        name
+        for listing in listings().values()
+        for record in (listing.facts.settings, listing.facts.machine, Machine)
+        for name in rules(record)
+    }

@@ -1,0 +1,194 @@
+"""The seam between an engine and the house.
+
+An engine says how to condition, predict and decode. It has no loop, no tile plan, no file access; the
+canvas, the loop and the restoration are the same for all. Its facts are data that need no torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from enlarger.canvas.tiles import Placement
+from enlarger.settings import Machine, SizeSettings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from enlarger.canvas.blend import Plane
+    from enlarger.canvas.geometry import Pass
+    from enlarger.canvas.noise import NoiseSource
+    from enlarger.sampling.steps import Moment, Steps
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the house must know of an engine before it is loaded.
+
+    Attributes:
+        name: As users write it.
+        summary: One line for `enlarger models` and --help.
+        settings: The record of everything that one picture's run may be told.
+        machine: The record of everything that loading may be told.
+        factor: Output pixels per input pixel of one pass; 1 for restorers, which work at the target's size.
+        default_scale: Enlargement when the user names no size.
+        grid: Output pixels per cell of the state that the loop moves.
+        stride: Input pixels that the sides of what goes in must be a multiple of.
+        padding: How the input is padded to `stride`: "edge" or "reflect".
+        enlargement: Filter that brings the source to the target's size, for engines with factor 1.
+        field: Input pixels that one prediction sees beyond its own on each side, for purely convolutional
+            networks; their tiles carry that halo and change nothing. None: tiles overlap and are blended.
+        decode_field: The same for `decode`.
+        tile: Default side of a tile, in output pixels.
+        overlap: Default overlap of blended tiles, in output pixels.
+        weights: Shape of a blended tile's weight.
+        placement: How blended tiles are placed.
+        prediction: What the network predicts: "x0", "epsilon", "v_prediction"; "" when a model's own
+            configuration says it, or when nothing is predicted.
+        bytes_per_pixel: Peak memory of a forward pass per output pixel of a tile's outer size, float32.
+        needs_model: Whether the user must name a model.
+        extra: The package extra it needs, "" for none.
+        licence: Of the weights that ship, "" if none ship.
+        links: Where to read more.
+    """
+
+    name: str
+    summary: str
+    settings: type[SizeSettings]
+    machine: type[Machine] = Machine
+    factor: int = 4
+    default_scale: float = 4.0
+    grid: int = 1
+    stride: int = 1
+    padding: Literal["edge", "reflect"] = "edge"
+    enlargement: str = "bicubic"
+    field: int | None = None
+    decode_field: int = 0
+    tile: int = 512
+    overlap: int = 64
+    weights: Literal["cosine", "gaussian"] = "cosine"
+    placement: Placement = "even"
+    prediction: str = ""
+    bytes_per_pixel: int = 64
+    needs_model: bool = False
+    extra: str = ""
+    licence: str = ""
+    links: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of a batch of tiles.
+
+    Attributes:
+        conditional: (B, C, h, w).
+        unconditional: The same without the prompt, while guidance is on; else None.
+    """
+
+    conditional: Tensor
+    unconditional: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a prediction may look at. Engines add fields of their own in a frozen subclass.
+
+    Fields of type `Plane` lie on the picture and are cropped for a tile (`canvas.blend.crop`);
+    all other fields pass unchanged.
+
+    Attributes:
+        source: The picture that goes in, (1, 3, H, W), 0..1, with the number of its pixels per cell.
+    """
+
+    source: Plane
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What an engine was loaded from, for records and errors: never a path.
+
+    Attributes:
+        model: The model's name; "" when there is none.
+        digest: First 16 hexadecimal digits of the weights' SHA-256; "" when there are none.
+    """
+
+    model: str = ""
+    digest: str = ""
+
+
+class Engine(ABC):
+    """One way of making pictures bigger, loaded and immutable: one serves many pictures and threads.
+
+    Subclasses set `facts` and answer the methods below. Without denoising, `steps` returns None and all
+    work is `decode`. Tensors are (B, C, H, W) on `device`; pixels are float32, sRGB-encoded, 0..1.
+    """
+
+    facts: Facts
+    loaded: Loaded = Loaded()
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    @abstractmethod
+    def load(cls, model: str | None, machine: Machine, components: Mapping[str, Any] | None = None) -> Engine:
+        """Open the weights and put them on the device.
+
+        Args:
+            model: File, folder or hub id; None for what ships.
+            machine: Device, dtype and memory.
+            components: Parts already in memory, by diffusers' names.
+
+        Raises:
+            ModelError: Missing, incomplete or of the wrong kind.
+            ResourceError: No such device.
+        """
+
+    def prepare(self, settings: Any) -> Any:
+        """Whatever is the same for every picture of a folder: encoded text, above all."""
+        return None
+
+    def steps(self, settings: Any) -> Steps | None:
+        """A fresh process for one picture, or None for engines that do not denoise."""
+        return None
+
+    @abstractmethod
+    def condition(
+        self, source: Tensor, passage: Pass, prepared: Any, settings: Any, noise: NoiseSource
+    ) -> Conditioning:
+        """What every prediction of this picture looks at.
+
+        Args:
+            source: (1, 3, H, W), 0..1, padded to `passage.padded`.
+            passage: The geometry of this pass.
+            prepared: What `prepare` gave.
+            settings: The engine's record.
+            noise: For draws that come before the start (x4's low-res noise, img2img's posterior sample).
+        """
+
+    def latent(self, conditioning: Conditioning) -> Tensor | None:
+        """Where the process starts from, (1, C, h, w), or None for pure noise."""
+        return None
+
+    def state_channels(self) -> int:
+        """Channels of the state that the loop moves."""
+        return 3
+
+    def predict(self, noisy: Tensor, moment: Moment, conditioning: Conditioning) -> Prediction:
+        """The network's output for a batch of tiles of one picture.
+
+        Args:
+            noisy: (B, C, h, w), scaled as the process wants it.
+            moment: Where in the process.
+            conditioning: Cropped to the same tiles: planes are (B, C, ..).
+        """
+        raise AssertionError(f"{self.facts.name} does not denoise")
+
+    @abstractmethod
+    def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
+        """From the loop's result to pixels (B, 3, H, W), nominally 0..1, not clamped.
+
+        Engines without denoising get the source here as `latent`: this is their "enlarge a tile".
+        """

@@ -1,0 +1,1 @@
+"""Processes and the loop that runs them."""

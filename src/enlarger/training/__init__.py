@@ -1,0 +1,1 @@
+"""Making models: recipes, data, losses, the loop."""
