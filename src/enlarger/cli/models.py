@@ -1,0 +1,65 @@
+"""`enlarger models`: the engines, what each needs, and whether it is there."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from typing import Any
+
+from enlarger.engines.catalog import Listing, listings
+from enlarger.settings import rules
+
+HELP = "List the engines, what each needs and whether it is there."
+
+EXTRA_PACKAGES = {"diffusers": ("diffusers", "transformers"), "heif": ("pillow_heif",)}
+"""What must be importable for an extra to count as installed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--json", action="store_true", help="One JSON object for each engine, on its own line.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list."""
+    records = [describe(listing) for listing in listings().values()]
+    if args.json:
+        for record in records:
+            print(json.dumps(record))
+        return 0
+    for record in records:
+        print(f"{record['engine']:<12} {record['summary']}")
+        factor = "any scale in one pass" if record["factor"] == 1 else f"made for x{record['factor']}"
+        licence = f", weights {record['licence']}" if record["licence"] else ""
+        print(f"{'':<12} {record['status']}; {factor}{licence}")
+        print(f"{'':<12} settings: {', '.join(record['settings'])}")
+        for name, values in record["presets"].items():
+            print(f"{'':<12} preset {name}: {', '.join(f'{key} {value:g}' for key, value in values.items())}")
+    return 0
+
+
+def describe(listing: Listing) -> dict[str, Any]:
+    """What is known of an engine without loading it, as plain values."""
+    facts = listing.facts
+    missing = [name for name in EXTRA_PACKAGES.get(facts.extra, ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        status = f'not installed: pip install "enlarger[{facts.extra}]"'
+    elif facts.needs_model:
+        status = "ready, once you name a model with -m"
+    else:
+        status = "ready"
+    return {
+        "engine": facts.name,
+        "summary": facts.summary,
+        "ready": not missing and not facts.needs_model,
+        "status": status,
+        "extra": facts.extra,
+        "needs_model": facts.needs_model,
+        "factor": facts.factor,
+        "default_scale": facts.default_scale,
+        "licence": facts.licence,
+        "links": list(facts.links),
+        "settings": list(rules(facts.settings)),
+        "presets": {name: dict(values) for name, values in facts.settings.presets.items()},
+    }
