@@ -48,52 +48,58 @@ class SequentialNoise:
 class PositionalNoise:
     """Noise that is a function of seed and position: counter-based, row by row.
 
-    The value at row y, column x, channel c comes from block y of a Philox-4x64 stream keyed by the seed
-    (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), turned normal by the inverse
-    normal distribution; two values a 64-bit word. The raw words are guaranteed by numpy to stay the same.
+    The value at row y, column x, channel c comes from row y's stretch of a Philox-4x64 stream keyed by the
+    seed (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), made normal by the inverse
+    normal distribution; two values a 64-bit word. numpy guarantees the raw words to stay as they are.
+
+    Args:
+        seed: 0 to 2^63-1.
+        channels: Values at each position.
+        passage: Number of the pass, so that a second pass sees noise of its own.
     """
 
-    def __init__(self, seed: int, channels: int = 3) -> None:
+    def __init__(self, seed: int, channels: int = 3, passage: int = 0) -> None:
         self.seed = seed
         self.channels = channels
+        self.passage = passage
 
-    def crop(self, tile: Tile) -> TileNoise:
-        """The source for one rectangle, in output pixels; its draws are always the same values."""
-        return TileNoise(self, tile)
+    def crop(self, tiles: Sequence[Tile]) -> TileNoise:
+        """The source for a batch of rectangles of one size; each of its draws gives the same values."""
+        return TileNoise(self, tiles)
 
     def values(self, tile: Tile) -> Tensor:
         """Noise (channels, height, width) of a rectangle, float32."""
         import torch
 
-        # A column takes `channels` half-words; blocks are 4 words = 8 values, so start on a whole block.
+        # A counter step gives 4 words = 8 values: start on the step that holds the first column.
         first, last = tile.left * self.channels, tile.right * self.channels
-        block, skip = first // 8, first % 8
-        words = -(-(last - block * 8) // 2)
+        jump, skip = divmod(first, 8)
+        words = -(-(last - jump * 8) // 2)
         raw = np.empty((tile.height, words), np.uint64)
         for row in range(tile.height):
-            bits = np.random.Philox(key=self.seed, counter=np.array([0, tile.top + row, 0, 0], np.uint64))
-            if block:
-                bits.advance(block)
-            raw[row] = bits.random_raw(words)
+            counter = np.array([jump, tile.top + row, self.passage, 0], np.uint64)
+            raw[row] = np.random.Philox(key=self.seed, counter=counter).random_raw(words)
         halves = raw.astype("<u8", copy=False).view("<u4")[:, skip : skip + last - first]
-        # Centred in its 2^-32 bin, so never 0 or 1: the largest magnitude is 6.3.
+        # Centred in its bin of 2^-32, so never 0 or 1: the largest magnitude is 6.3.
         uniform = torch.from_numpy(halves.astype(np.float64)).add_(0.5).mul_(2.0**-32)
-        normal = torch.special.ndtri(uniform).to(torch.float32)
+        normal: Tensor = torch.special.ndtri(uniform).to(torch.float32)
         return normal.reshape(tile.height, tile.width, self.channels).permute(2, 0, 1).contiguous()
 
 
 class TileNoise:
-    """One rectangle of a `PositionalNoise`: every draw gives the same values (residual processes reuse theirs)."""
+    """A batch of rectangles of a `PositionalNoise`; residual processes draw the same noise at every step."""
 
-    def __init__(self, source: PositionalNoise, tile: Tile) -> None:
+    def __init__(self, source: PositionalNoise, tiles: Sequence[Tile]) -> None:
         self.source = source
-        self.tile = tile
+        self.tiles = tiles
         self._values: Tensor | None = None
 
     def draw(self, shape: Sequence[int]) -> Tensor:
-        """Values (1, channels, height, width) of the rectangle."""
+        """Values (len(tiles), channels, height, width) of the rectangles."""
+        import torch
+
         if self._values is None:
-            self._values = self.source.values(self.tile)[None]
+            self._values = torch.stack([self.source.values(tile) for tile in self.tiles])
         if tuple(shape) != tuple(self._values.shape):
-            raise ValueError(f"noise of shape {tuple(shape)} asked of a tile that has {tuple(self._values.shape)}")
+            raise ValueError(f"noise of shape {tuple(shape)} asked of tiles that have {tuple(self._values.shape)}")
         return self._values
