@@ -111,24 +111,23 @@ def _scaled(source: Size, scale: float) -> Size:
     return Size(*(max(1, math.floor(side * scale + 0.5)) for side in source))
 
 
-def place(source: Size, target: Size, *, factor: int, stride: int = 1) -> Canvas:
+def place(source: Size, target: Size, *, factor: int, stride: int = 1, at_target: bool = False) -> Canvas:
     """Put a picture on its canvas.
 
     Args:
         source: The input's size in pixels.
         target: The result's size in pixels.
-        factor: What the engine enlarges by in one pass; 1 for engines that work at the target's own size,
-            whose source is enlarged to the target before the pass.
+        factor: What the engine enlarges by in one pass.
         stride: Input pixels that a pass's sides must be a multiple of.
+        at_target: The engine works at the target's own size: its source is enlarged to it before the pass.
 
     Returns:
-        As few passes as reach the target; the last one's result is then resized once.
+        As few passes as reach the target; the last one's result is then resized once. An engine of factor 1
+        passes once, and the one resize does the rest.
     """
-    if factor == 1:
-        return Canvas(source, target, (Pass(target, target.padded(stride), 1),))
-    passes: list[Pass] = []
-    size = source
-    while not passes or size.height < target.height or size.width < target.width:
-        passes.append(Pass(size, size.padded(stride), factor))
-        size = size.times(factor)
+    start = target if at_target else source
+    passes = [Pass(start, start.padded(stride), factor)]
+    while factor > 1 and any(made < wanted for made, wanted in zip(passes[-1].native, target, strict=True)):
+        start = passes[-1].native
+        passes.append(Pass(start, start.padded(stride), factor))
     return Canvas(source, target, tuple(passes))

@@ -118,18 +118,20 @@ def spans(length: int, tile: int, halo: int, stride: int = 1) -> list[Span]:
     return result
 
 
+def halo_tile(row: Span, column: Span) -> HaloTile:
+    """The tile where a row's and a column's stretch meet."""
+    return HaloTile(
+        Tile(row.start, column.start, row.stop - row.start, column.stop - column.start),
+        Tile(
+            row.outer_start,
+            column.outer_start,
+            row.outer_stop - row.outer_start,
+            column.outer_stop - column.outer_start,
+        ),
+    )
+
+
 def halo_tiles(size: Size, tile: int, halo: int, stride: int = 1) -> list[HaloTile]:
     """Tiles with halos that cover a plane, row by row (see `spans`)."""
-    return [
-        HaloTile(
-            Tile(row.start, column.start, row.stop - row.start, column.stop - column.start),
-            Tile(
-                row.outer_start,
-                column.outer_start,
-                row.outer_stop - row.outer_start,
-                column.outer_stop - column.outer_start,
-            ),
-        )
-        for row in spans(size.height, tile, halo, stride)
-        for column in spans(size.width, tile, halo, stride)
-    ]
+    columns = spans(size.width, tile, halo, stride)
+    return [halo_tile(row, column) for row in spans(size.height, tile, halo, stride) for column in columns]

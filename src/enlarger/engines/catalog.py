@@ -69,34 +69,31 @@ class PocketSettings(SeededSettings):
     )
 
 
+INTERPOLATE = Facts(
+    name="interpolate",
+    summary="Interpolation: nearest, bilinear, bicubic, lanczos. Invents nothing.",
+    settings=InterpolateSettings,
+    factor=1,
+    field=0,
+    tile=2048,
+    bytes_per_pixel=48,
+)
+
+POCKET = Facts(
+    name="pocket",
+    summary="Our small diffusion model, shipped in the package: 1, 2 or 4 steps, works offline.",
+    settings=PocketSettings,
+    stride=2,
+    field=40,
+    tile=1536,
+    prediction="x0",
+    bytes_per_pixel=160,
+    licence="Apache-2.0",
+)
+
 BUILT_IN = (
-    Listing(
-        Facts(
-            name="interpolate",
-            summary="Interpolation: nearest, bilinear, bicubic, lanczos. Invents nothing.",
-            settings=InterpolateSettings,
-            factor=1,
-            field=0,
-            tile=2048,
-            bytes_per_pixel=48,
-        ),
-        "enlarger.engines.interpolate:Interpolate",
-    ),
-    Listing(
-        Facts(
-            name="pocket",
-            summary="Our small diffusion model, shipped in the package: 1, 2 or 4 steps, works offline.",
-            settings=PocketSettings,
-            stride=2,
-            field=48,
-            decode_field=2,
-            tile=1536,
-            prediction="x0",
-            bytes_per_pixel=64,
-            licence="Apache-2.0",
-        ),
-        "enlarger.engines.pocket:Pocket",
-    ),
+    Listing(INTERPOLATE, "enlarger.engines.interpolate:Interpolate"),
+    Listing(POCKET, "enlarger.engines.pocket:Pocket"),
 )
 
 

@@ -33,15 +33,15 @@ class Facts:
         summary: One line for `enlarger models` and --help.
         settings: The record of everything that one picture's run may be told.
         machine: The record of everything that loading may be told.
-        factor: Output pixels per input pixel of one pass; 1 for restorers, which work at the target's size.
+        factor: Output pixels per input pixel of one pass.
+        at_target: Whether it works at the target's own size: its source is enlarged to that before.
         default_scale: Enlargement when the user names no size.
         grid: Output pixels per cell of the state that the loop moves.
         stride: Input pixels that the sides of what goes in must be a multiple of.
         padding: How the input is padded to `stride`: "edge" or "reflect".
-        enlargement: Filter that brings the source to the target's size, for engines with factor 1.
         field: Input pixels that one prediction sees beyond its own on each side, for purely convolutional
             networks; their tiles carry that halo and change nothing. None: tiles overlap and are blended.
-        decode_field: The same for `decode`.
+        decode_field: The same for `decode`, in the latent; 0 when decoding looks at its own pixel only.
         tile: Default side of a tile, in output pixels.
         overlap: Default overlap of blended tiles, in output pixels.
         weights: Shape of a blended tile's weight.
@@ -60,11 +60,11 @@ class Facts:
     settings: type[SizeSettings]
     machine: type[Machine] = Machine
     factor: int = 4
+    at_target: bool = False
     default_scale: float = 4.0
     grid: int = 1
     stride: int = 1
     padding: Literal["edge", "reflect"] = "edge"
-    enlargement: str = "bicubic"
     field: int | None = None
     decode_field: int = 0
     tile: int = 512
@@ -167,6 +167,14 @@ class Engine(ABC):
             settings: The engine's record.
             noise: For draws that come before the start (x4's low-res noise, img2img's posterior sample).
         """
+
+    def resampling(self, settings: Any) -> tuple[str, bool]:
+        """Filter of the resize between an engine's own factor and the exact size, and whether it works on light."""
+        return "bicubic", False
+
+    def later(self, settings: Any) -> Any:
+        """The settings of a second or later pass, which enlarges what this engine invented: more faithful ones."""
+        return settings
 
     def latent(self, conditioning: Conditioning) -> Tensor | None:
         """Where the process starts from, (1, C, h, w), or None for pure noise."""

@@ -1,0 +1,403 @@
+"""One picture's whole way, from top to bottom: `Upscaler.__call__`.
+
+    read -> place on a canvas -> condition -> denoise -> decode -> restore -> develop
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from enlarger.canvas.consistency import consistent
+from enlarger.canvas.exact import exactly
+from enlarger.canvas.geometry import Canvas, Pass, place, target_size
+from enlarger.canvas.noise import PositionalNoise
+from enlarger.canvas.rows import CutRows, Rows
+from enlarger.engines import catalog
+from enlarger.errors import Interrupted
+from enlarger.picture.alpha import bleed, enlarge_alpha
+from enlarger.picture.colour import quantise
+from enlarger.picture.read import read
+from enlarger.sampling.memory import RESERVE, fit_tile, free_memory
+from enlarger.sampling.stream import Tiling, stages, stream
+from enlarger.settings import Machine, build, to_json
+from enlarger.size import Size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+    from enlarger.engines.engine import Engine, Facts
+    from enlarger.picture.picture import Picture
+
+STRETCH = 256
+"""Rows of the result that are finished at a time."""
+
+BASE_MEMORY = 350_000_000
+"""Bytes that Python, torch and numpy take before any picture (measured on Linux, CPU build)."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work on one picture is.
+
+    Attributes:
+        done: Output pixels finished, each counted once for every step.
+        total: The same for the whole picture.
+        seconds: Since the start.
+        left: Seconds that are left, as far as can be told.
+    """
+
+    done: int
+    total: int
+    seconds: float
+    left: float
+
+
+Callback = Callable[[Progress], "bool | None"]
+"""Told after every tile; the work is cancelled when it returns False."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, decided before any work.
+
+    Attributes:
+        canvas: Sizes and passes.
+        tile: Side of a tile in output pixels.
+        batch: Tiles in one forward pass.
+        steps: Denoising steps of a pass; 0 for engines without denoising.
+        tiles: Tiles in one step, all passes together.
+        memory: Bytes that the run is expected to take at its peak.
+        work: Output pixels, each counted once for every step and pass.
+    """
+
+    canvas: Canvas
+    tile: int
+    batch: int
+    steps: int
+    tiles: int
+    memory: int
+    work: int
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """An enlarged picture and how it was made.
+
+    Attributes:
+        pixels: (H, W, C), C = 1 (grey) or 3; uint8, uint16 or float32 as the input's depth was.
+        alpha: (H, W) in the same type, or None.
+        source: What was read; its metadata goes into the written file.
+        engine: Name of the engine.
+        model: Name of the model; "" for none.
+        digest: First digits of the model's SHA-256; "" for none.
+        settings: All settings, as `to_json` gives them.
+        seed: The seed, None for engines without noise.
+        seconds: From reading to the finished pixels.
+        warnings: What reading and enlarging had to tell.
+    """
+
+    pixels: np.ndarray[Any, Any]
+    alpha: np.ndarray[Any, Any] | None
+    source: Picture
+    engine: str
+    model: str
+    digest: str
+    settings: Mapping[str, Any]
+    seed: int | None
+    seconds: float
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def size(self) -> Size:
+        """Height and width in pixels."""
+        return Size(*self.pixels.shape[:2])
+
+    @property
+    def image(self) -> Image:
+        """The result as a PIL picture, 8 bits a channel (Pillow has no 16-bit colour)."""
+        from PIL import Image as pil
+
+        def eight(samples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            return samples if samples.dtype == np.uint8 else quantise(samples / _full(samples), 8)
+
+        planes = [eight(self.pixels)] + ([eight(self.alpha)[..., None]] if self.alpha is not None else [])
+        joined = np.concatenate(planes, axis=2) if len(planes) > 1 else planes[0]
+        return pil.fromarray(joined[..., 0] if joined.shape[2] == 1 else joined)
+
+    def record(self) -> dict[str, Any]:
+        """The recipe that is written into the picture: no paths, no names of people."""
+        from enlarger import __version__
+
+        return {
+            "version": __version__,
+            "engine": self.engine,
+            "model": self.model,
+            "digest": self.digest,
+            "settings": dict(self.settings),
+        }
+
+    def save(self, path: str | Path, *, overwrite: bool = False, format: str | None = None, quality: int | None = None) -> None:
+        """Write the picture with its profile, metadata and recipe; the file appears whole or not at all.
+
+        Args:
+            path: Where to; the extension says the format unless `format` does.
+            overwrite: Whether an existing file may be replaced.
+            format: png, jpeg, webp, tiff and others.
+            quality: 1..100 for the formats that lose.
+
+        Raises:
+            OutputError: It cannot be written there, or not in that format.
+        """
+        from enlarger.picture.write import check_output, write
+
+        plan = check_output(
+            path, format=format, size=self.size, depth=self.source.depth, alpha=self.alpha is not None, overwrite=overwrite
+        )
+        write(plan, self.pixels, self.alpha, self.source, record=self.record(), quality=quality)
+
+
+class Upscaler:
+    """An engine, loaded once, that enlarges pictures.
+
+    Args:
+        engine: Name of an engine (`enlarger models` lists them), or one that is loaded already.
+        model: File, folder or hub id of the model; None for what ships.
+        components: Parts already in memory, such as `pipe.components` of a diffusers pipeline.
+        **machine: device, dtype, max_memory (see `enlarger.settings.Machine`).
+
+    Raises:
+        SettingsError: No such engine, or wrong machine settings.
+        ModelError: The model is missing or does not fit.
+        ResourceError: The device is not there.
+    """
+
+    def __init__(
+        self,
+        engine: str | Engine = "pocket",
+        model: str | None = None,
+        *,
+        components: Mapping[str, Any] | None = None,
+        **machine: Any,
+    ) -> None:
+        if isinstance(engine, str):
+            listing = catalog.find(engine)
+            facts = listing.facts
+            self.machine: Machine = build(
+                facts.machine, machine, owner=f"engine {engine}", known=catalog.setting_names()
+            )
+            self.engine: Engine = catalog.engine_class(listing).load(model, self.machine, components)
+        else:
+            self.engine = engine
+            self.machine = build(Machine, machine, owner=f"engine {engine.facts.name}")
+        self._prepared: tuple[Any, Any] | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the engine."""
+        return self.engine.facts
+
+    def settings(self, **values: Any) -> Any:
+        """The engine's settings record for some values, everything checked.
+
+        Raises:
+            SettingsError: A value or name is wrong, or the engine has no such setting.
+        """
+        facts = self.facts
+        owner = f"engine {facts.name}"
+        return build(facts.settings, values, owner=owner, known=catalog.setting_names())
+
+    def plan(self, source: Size, settings: Any) -> Plan:
+        """What a run on a picture of this size will do.
+
+        Raises:
+            SettingsError: The size asked for is not possible.
+            ResourceError: It does not fit into the memory.
+        """
+        facts = self.facts
+        wishes = {name: getattr(settings, name) for name in ("scale", "size", "longest", "megapixels")}
+        if not any(wish is not None for wish in wishes.values()):
+            wishes["scale"] = facts.default_scale
+        canvas = place(
+            source, target_size(source, **wishes), factor=facts.factor, stride=facts.stride, at_target=facts.at_target
+        )
+        process = self.engine.steps(settings)
+        visits = stages(process, facts.decode_field)
+        largest = canvas.passes[-1].padded.times(facts.factor)
+
+        def cost(tile: int) -> int:
+            halo = (facts.field or 0) * facts.factor
+            seen = min(tile + 2 * halo, largest.height) * min(tile + 2 * halo, largest.width)
+            kept = min(tile + 2 * halo, largest.height) * largest.width * 12 * (visits + 1)
+            fixed = BASE_MEMORY + (source.area + canvas.passes[-1].source.area) * 12 + canvas.target.area * 7
+            return fixed + kept + seen * facts.bytes_per_pixel
+
+        grid = facts.factor * facts.stride
+        budget = self.machine.max_memory or int(free_memory() * RESERVE) + BASE_MEMORY
+        wanted = settings.tile or facts.tile
+        tile = fit_tile(wanted, cost, budget, grid=grid, least=min(16 * grid, wanted))
+        batch = settings.batch or 1
+        tiles = sum(
+            -(-passage.padded.height * facts.factor // tile) * -(-passage.padded.width * facts.factor // tile)
+            for passage in canvas.passes
+        )
+        work = visits * sum(passage.padded.times(facts.factor).area for passage in canvas.passes)
+        return Plan(canvas, tile, batch, len(process.moments) if process else 0, tiles, cost(tile), work)
+
+    @torch.inference_mode()
+    def __call__(self, image: Any, *, progress: Callback | None = None, **values: Any) -> Result:
+        """Enlarge one picture.
+
+        Args:
+            image: Path, bytes, file object, PIL picture, numpy array (H, W[, C]; uint8, uint16, or float 0..1)
+                or torch tensor ([1,] C, H, W).
+            progress: Told after every tile; returns False to cancel.
+            **values: The engine's settings: scale, size, seed, steps and so on.
+
+        Returns:
+            The result, of exactly the size asked for, in the input's depth.
+
+        Raises:
+            SettingsError: A setting is wrong or not for this engine.
+            PictureError: The picture cannot be read.
+            ResourceError: Memory is not enough for the smallest tile.
+            Interrupted: `progress` returned False.
+        """
+        started = time.monotonic()
+        settings = self.settings(**values)
+        picture = read(image, max_pixels=settings.max_pixels, page=settings.page)
+        plan = self.plan(Size(picture.height, picture.width), settings)
+        clock = _Clock(plan.work, progress, started)
+
+        source = _tensor(picture)
+        for number, passage in enumerate(plan.canvas.passes):
+            if number:
+                settings = self.engine.later(settings)
+                source = rows.read(0, passage.source.height)[None]
+            rows = self._enlarge(source, passage, number, settings, plan, clock)
+        filter, light = self.engine.resampling(settings)
+        rows = exactly(rows, plan.canvas.target, filter, linear_light=light, stretch=STRETCH)
+
+        pixels = develop(rows, picture)
+        alpha = None
+        if picture.alpha is not None:
+            alpha = quantise(enlarge_alpha(picture.alpha, plan.canvas.target), picture.depth)
+        return Result(
+            pixels,
+            alpha,
+            picture,
+            self.facts.name,
+            self.engine.loaded.model,
+            self.engine.loaded.digest,
+            to_json(self.settings(**values)),
+            getattr(settings, "seed", None),
+            time.monotonic() - started,
+            (*picture.warnings, *clock.warnings),
+        )
+
+    def _enlarge(
+        self, source: Tensor, passage: Pass, number: int, settings: Any, plan: Plan, clock: _Clock
+    ) -> Rows:
+        """One pass: rows of the picture at the engine's factor, its padding cut, made consistent with the source."""
+        engine, facts = self.engine, self.facts
+        noise = PositionalNoise(getattr(settings, "seed", 0), engine.state_channels(), number)
+        padded = pad(source, passage.padded, facts.padding)
+        conditioning = engine.condition(padded, passage, self.prepared(settings), settings, noise)
+        tiling = Tiling(max(1, plan.tile // passage.factor), plan.batch, clock.advance, clock.warn)
+        rows: Rows = stream(engine, conditioning, engine.steps(settings), noise, passage, tiling)
+        rows = CutRows(rows, passage.native)
+        amount = getattr(settings, "consistency", 0.0)
+        if amount:
+            rows = consistent(rows, source[0], passage.factor, amount, STRETCH // passage.factor)
+        return rows
+
+    def prepared(self, settings: Any) -> Any:
+        """What is the same for every picture with these settings; made once."""
+        if self._prepared is None or self._prepared[0] != settings:
+            self._prepared = (settings, self.engine.prepare(settings))
+        return self._prepared[1]
+
+
+def develop(rows: Rows, picture: Picture) -> np.ndarray[Any, Any]:
+    """Rows (3, n, W) become the final samples (H, W, C), in the depth and with the channels that the input had."""
+    channels = picture.pixels.shape[2]
+    kinds = {8: np.uint8, 16: np.uint16, 32: np.float32}
+    result = np.empty((*rows.size, channels), kinds[picture.depth])
+    for start in range(0, rows.size.height, STRETCH):
+        stop = min(start + STRETCH, rows.size.height)
+        made = rows.read(start, stop).permute(1, 2, 0)
+        made = made.mean(2, keepdim=True) if channels == 1 else made
+        result[start:stop] = quantise(made.numpy(), picture.depth)
+    return result
+
+
+def pad(source: Tensor, size: Size, mode: str) -> Tensor:
+    """Extend (1, C, H, W) to a size at the bottom and right, by repeating or mirroring the edge."""
+    below, right = size.height - source.shape[2], size.width - source.shape[3]
+    if not below and not right:
+        return source
+    if mode == "reflect" and below < source.shape[2] and right < source.shape[3]:
+        return functional.pad(source, (0, right, 0, below), mode="reflect")
+    return functional.pad(source, (0, right, 0, below), mode="replicate")
+
+
+def _tensor(picture: Picture) -> Tensor:
+    """The picture's colours as (1, 3, H, W), 0..1; what lies under transparent pixels is filled from around them."""
+    colours = picture.rgb()
+    if picture.alpha is not None:
+        colours = bleed(np.ascontiguousarray(colours), picture.alpha)
+    return torch.from_numpy(np.array(colours.transpose(2, 0, 1), dtype=np.float32, order="C"))[None]
+
+
+def _full(samples: np.ndarray[Any, Any]) -> float:
+    """The value that stands for 1."""
+    return float(np.iinfo(samples.dtype).max) if samples.dtype.kind == "u" else 1.0
+
+
+class _Clock:
+    """Counts finished pixels and tells the caller."""
+
+    def __init__(self, total: int, callback: Callback | None, started: float) -> None:
+        self.total = total
+        self.callback = callback
+        self.started = started
+        self.done = 0
+        self.warnings: list[str] = []
+
+    def advance(self, pixels: int) -> None:
+        """Count a finished tile."""
+        self.done += pixels
+        if self.callback is None:
+            return
+        seconds = time.monotonic() - self.started
+        left = seconds * (self.total - self.done) / self.done
+        if self.callback(Progress(self.done, self.total, seconds, left)) is False:
+            raise Interrupted("cancelled: nothing was written")
+
+    def warn(self, line: str) -> None:
+        """Keep a line for the result."""
+        self.warnings.append(line)
+
+
+def upscale(image: Any, *, engine: str = "pocket", model: str | None = None, **values: Any) -> Result:
+    """Enlarge one picture with a freshly loaded engine; `Upscaler` loads once for several.
+
+    Args:
+        image: See `Upscaler.__call__`.
+        engine: Name of the engine.
+        model: See `Upscaler`.
+        **values: Settings of the engine and of its loading, and `progress`, `components`.
+    """
+    facts = catalog.find(engine).facts
+    of_machine = {name for name in values if name in catalog.rules(facts.machine)} | {"components"} & set(values)
+    upscaler = Upscaler(engine, model, **{name: values[name] for name in of_machine})
+    return upscaler(image, **{name: value for name, value in values.items() if name not in of_machine})
