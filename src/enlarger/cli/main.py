@@ -20,11 +20,12 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
+from enlarger import __version__
 from enlarger.cli.parser import Parser, Stop, parse
+from enlarger.cli.say import bug, line
 from enlarger.errors import EnlargerError, Interrupted, SettingsError
 
 if TYPE_CHECKING:
@@ -73,9 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EnlargerError as error:
         return _report(error, debug)
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        bug = f"a bug in Enlarger, please report it: {type(error).__name__}: {text} (--debug shows where)"
-        return _report(EnlargerError(bug), debug)
+        return _report(bug(error), debug)
 
 
 def run(arguments: list[str]) -> int:
@@ -99,14 +98,6 @@ def available() -> list[str]:
     return [name for name in COMMANDS if importlib.util.find_spec(f"enlarger.cli.{name}")]
 
 
-def installed_version() -> str:
-    """The version of Enlarger, as its installation says it."""
-    try:
-        return version("enlarger")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
 def _command(name: str) -> Command:
     commands = available()
     if name in commands:
@@ -126,7 +117,7 @@ def _run_bare(arguments: list[str]) -> int:
         description="Makes pictures bigger with diffusion models.",
         epilog=f"Start with: enlarger upscale photo.jpg\n'enlarger COMMAND --help' tells more.\n\n{EXIT_CODES}",
     )
-    parser.add_argument("-V", "--version", action="version", version=f"enlarger {installed_version()}")
+    parser.add_argument("-V", "--version", action="version", version=f"enlarger {__version__}")
     parser.add_argument("--debug", action="store_true", help="Show where an error came from.")
     commands = parser.add_argument_group("commands")
     for name in available():
@@ -146,8 +137,7 @@ def _report(error: EnlargerError, debug: bool) -> int:
     """Print the one line that an error is; the traceback only when asked for."""
     if debug:
         traceback.print_exc()
-    line = " ".join(str(error).splitlines()) or type(error).__name__
-    print(f"enlarger: error: {line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
+    print(line(f"enlarger: error: {error}"), file=sys.stderr)
     return error.exit_code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import shutil
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -23,7 +24,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
     """Help with room for our longer flags."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30)
+        super().__init__(prog, max_help_position=30, width=min(100, shutil.get_terminal_size().columns - 2))
 
 
 class Parser(argparse.ArgumentParser):

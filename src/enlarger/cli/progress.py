@@ -1,0 +1,109 @@
+"""How far the work is, on stderr: a bar on a terminal, else a line every ten seconds; never on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from enlarger.cli.say import line
+
+if TYPE_CHECKING:
+    from enlarger.upscaler import Progress
+
+EVERY = 10.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class Reporter:
+    """Messages and progress for people; silent when they asked for quiet.
+
+    Args:
+        quiet: Nothing but errors.
+        bar: Whether progress is shown.
+    """
+
+    def __init__(self, *, quiet: bool, bar: bool) -> None:
+        self._quiet = quiet
+        self._bar = bar
+        self._terminal = sys.stderr.isatty()
+
+    def say(self, text: str) -> None:
+        """A message on its own line."""
+        if not self._quiet:
+            print(line(text), file=sys.stderr)
+
+    def picture(self, label: str) -> Watch:
+        """Watch one picture; `with` takes the bar away at the end, however it ends."""
+        if self._quiet or not self._bar:
+            return Watch()
+        return _Bar(label) if self._terminal else _Lines(label, self)
+
+
+class Watch:
+    """A callback for `Upscaler` that shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to take away."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Show how far it is."""
+
+
+class _Bar(Watch):
+    """A bar on the terminal."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=1.0,
+            desc=self._label,
+            bar_format="{desc} {percentage:3.0f}% |{bar:24}| {elapsed}{postfix}",
+            leave=False,
+            dynamic_ncols=True,
+            file=sys.stderr,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def __call__(self, progress: Progress) -> None:
+        self._bar.set_postfix_str(f"{duration(progress.left)} left", refresh=False)
+        self._bar.update(progress.done / progress.total - self._bar.n)
+
+
+class _Lines(Watch):
+    """A line now and then."""
+
+    def __init__(self, label: str, reporter: Reporter) -> None:
+        self._label = label
+        self._reporter = reporter
+        self._last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() - self._last < EVERY:
+            return
+        self._last = time.monotonic()
+        percent = 100 * progress.done // progress.total
+        self._reporter.say(f"{self._label}: {percent:.0f} %, about {duration(progress.left)} left")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 0.8 s, 42 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
