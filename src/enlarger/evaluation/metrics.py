@@ -282,8 +282,8 @@ _ALL = (
     Metric(
         "seam",
         "seam score",
-        "bend of the picture across tile borders over the bend beside them, signed mean over 16 pixels along the "
-        "border; 1 = no seam",
+        "bend of the picture across tile borders over the bend beside them, signed mean over 64 pixels along the "
+        "border, median along it; 1 = no seam",
         "0..",
         "lower",
         "this project",
