@@ -1,7 +1,7 @@
 """Pictures in and out: the only place that knows file formats.
 
-`read`, `write` and `resize` live in the modules of their names (`from enlarger.picture.read import read`). The names below load on first
-use, so that importing the package costs neither numpy nor Pillow.
+`read`, `write` and `resize` live in the modules of their names (`from enlarger.picture.read import read`). The names
+below load on first use, so that importing the package costs neither numpy nor Pillow.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ Floats = NDArray[np.float32]
 def bleed(pixels: Floats, alpha: Floats) -> Floats:
     """Fills the colour under fully transparent pixels from their visible neighbours.
 
-    Files hold anything there, often black: a filter or a network would mix it into the edge as a dark fringe. Push-pull:
-    averages of the visible colour at every power of two, then each gap takes the finest average that has any.
+    Files hold anything there, often black: a filter or a network would mix it into the edge as a dark fringe.
+    Push-pull: averages of the visible colour at every power of two, then each gap takes the finest that has any.
 
     Args:
         pixels: (H, W, C), 0..1.

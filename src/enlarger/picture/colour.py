@@ -5,6 +5,8 @@ All functions take and give float32 arrays of any shape unless they say otherwis
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,7 +56,7 @@ def lab_to_srgb(lab: Floats) -> Floats:
     return to_encoded((xyz @ np.linalg.inv(SRGB_TO_XYZ).T).astype(np.float32))
 
 
-def quantise(pixels: Floats, depth: int) -> NDArray[np.uint8] | NDArray[np.uint16] | Floats:
+def quantise(pixels: Floats, depth: int) -> NDArray[Any]:
     """Rounds 0..1 to the integers of a file, the one place where this happens; clips what lies outside.
 
     Halves round up (`floor(x * max + 0.5)`), so that the result does not depend on the neighbour being even.
@@ -73,10 +75,8 @@ def quantise(pixels: Floats, depth: int) -> NDArray[np.uint8] | NDArray[np.uint1
     return scaled.astype(np.uint8 if depth == 8 else np.uint16)  # the cast cuts, which is floor for what is >= 0
 
 
-def to_float(samples: NDArray[np.generic]) -> Floats:
+def to_float(samples: NDArray[Any]) -> Floats:
     """Gives integer samples of a file as float32 0..1; the inverse of `quantise`."""
-    if samples.dtype == np.uint8:
-        return np.divide(samples, np.float32(255), dtype=np.float32)
-    if samples.dtype == np.uint16:
-        return np.divide(samples, np.float32(65535), dtype=np.float32)
-    return samples.astype(np.float32, copy=False)
+    top = {1: 255, 2: 65535}[samples.dtype.itemsize] if samples.dtype.kind == "u" else 1
+    result: Floats = np.divide(samples, np.float32(top), dtype=np.float32)
+    return result

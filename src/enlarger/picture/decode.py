@@ -1,6 +1,6 @@
-"""Everything that Pillow decodes well: JPEG, WebP, BMP, GIF, PPM, AVIF, QOI, TGA, HEIC by its extra, and Pillow's own images.
+"""What Pillow decodes well: JPEG, WebP, BMP, GIF, PPM, AVIF, QOI, TGA, HEIC by its extra, and Pillow's own images.
 
-Readers are called by name, never found by trial, so no other of Pillow's 45 readers (and no Ghostscript) is ever reached.
+Readers are called by name, never found by trial: no other of Pillow's 45 readers (and no Ghostscript) is ever reached.
 """
 
 from __future__ import annotations
@@ -8,18 +8,33 @@ from __future__ import annotations
 import importlib
 import io
 import struct
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import AvifImagePlugin, BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PpmImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PpmImagePlugin,
+    QoiImagePlugin,
+    TgaImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 from PIL import MpoImagePlugin as MpoImagePlugin  # registers the second half of a JPEG's reader
-from PIL import QoiImagePlugin, TgaImagePlugin, TiffImagePlugin
 
 from enlarger.errors import PictureError, SettingsError
 from enlarger.picture import profile as profiles
 from enlarger.picture.colour import lab_to_srgb
 from enlarger.picture.raw import Raw, check_pixels
+
+# Pillow warns of what it finds odd in a file; what matters of that is told in `Picture.warnings`. A filter for each
+# call would not do: `catch_warnings` is not safe while other threads read or compute.
+warnings.filterwarnings("ignore", module=r"PIL\.\w+ImagePlugin$")
 
 _OPENERS: dict[str, Any] = {
     "JPEG": JpegImagePlugin.jpeg_factory,
@@ -44,17 +59,18 @@ def read_pillow(data: bytes, format: str, name: str, max_pixels: int, page: int 
     if format == "AVIF":
         _require_boxes(data, name)
     if format == "GIF":  # Pillow allocates before it says the size
-        check_pixels(name, *struct.unpack_from("<HH", data, 6), max_pixels)
+        width, height = struct.unpack_from("<HH", data, 6)
+        check_pixels(name, width, height, max_pixels)
     try:
         image = _OPENERS[format](io.BytesIO(data), None)
     except Exception as error:  # a reader may raise anything on damaged bytes; A.4 of the field study lists what it did
         raise failure(data, format, name, error) from error
     with image:
-        check_pixels(name, *image.size, max_pixels)
+        check_pixels(name, image.width, image.height, max_pixels)
         try:
             frames = _frames(image)
             turn_to_page(image, page, frames, name)
-            check_pixels(name, *image.size, max_pixels)
+            check_pixels(name, image.width, image.height, max_pixels)
             image.load()
             raw = from_image(image, name)
         except (PictureError, SettingsError, MemoryError):
@@ -80,7 +96,7 @@ def read_heic(data: bytes, name: str, max_pixels: int, page: int = 1) -> Raw:
         if page > frames:
             raise no_page(name, page, frames)
         item = container[page - 1]
-        check_pixels(name, *item.size, max_pixels)
+        check_pixels(name, item.size[0], item.size[1], max_pixels)
         image = item.to_pillow()
         raw = from_image(image, name)
     except (PictureError, SettingsError, MemoryError):
@@ -197,7 +213,7 @@ def _from_cmyk(image: Image.Image, raw: Raw) -> None:
 
 
 def failure(data: bytes, format: str, name: str, error: Exception) -> PictureError:
-    """Gives the error for a decoder's failure: cut off when the file is shorter than its own structure says, else damaged."""
+    """Gives the error for a decoder's failure: cut off when the file is shorter than it says itself, else damaged."""
     shown = {"WEBP": "WebP"}.get(format, format)
     if isinstance(error, Image.DecompressionBombError):
         return PictureError(f"{name} is damaged: a part of it declares more pixels than any picture has", "too_large")
@@ -210,11 +226,13 @@ def failure(data: bytes, format: str, name: str, error: Exception) -> PictureErr
     elif format == "GIF":
         cut = cut or not data.rstrip(b"\0").endswith(b";")
     elif format == "PPM":
-        cut = cut and data[:2] not in (b"P1", b"P2", b"P3") or "invalid" not in text and cut
+        cut = (cut and data[:2] not in (b"P1", b"P2", b"P3")) or ("invalid" not in text and cut)
     elif format == "BMP":
         cut = cut or len(data) < struct.unpack_from("<I", data, 2)[0]
     if cut:
-        return PictureError(f"{name} is cut off: its {shown} data end too early; copy or download it again", "truncated")
+        return PictureError(
+            f"{name} is cut off: its {shown} data end too early; copy or download it again", "truncated"
+        )
     return PictureError(f"{name} is damaged: its {shown} data cannot be decoded; copy or export it again", "corrupt")
 
 

@@ -17,7 +17,7 @@ _MAX_ENTRIES = 1000  # in one directory; cameras write about 60
 
 # Below 0x0200 the first directory describes the old file's layout, but for these.
 _DESCRIPTIVE = {0x010E, 0x010F, 0x0110, _ORIENTATION, 0x0131, 0x0132, 0x013B, 0x013C}
-# Above it, these do, or they hold what is carried apart: colour sampling, XMP, IPTC, Photoshop blocks, ICC profile, PrintIM.
+# Above it, these do, or hold what is carried apart: colour sampling, XMP, IPTC, Photoshop blocks, ICC profile, PrintIM.
 _LAYOUT = {*range(0x0200, 0x0215), 0x02BC, 0x83BB, 0x8649, 0x8773, 0xC4A5}
 # Position, serial numbers, owners' names, unique number of the shot.
 _PRIVATE_FIRST = {0x013B, 0x013C, 0x9C9D, 0xC62F}
@@ -91,8 +91,10 @@ class Exif:
         """Gives the same in little-endian order."""
         if self.order == "<":
             return self
-        parts = ({tag: _turned(entry) for tag, entry in part.items()} for part in (self.first, self.camera, self.position))
-        return Exif("<", *parts)
+        first, camera, position = (
+            {tag: _turned(entry) for tag, entry in part.items()} for part in (self.first, self.camera, self.position)
+        )
+        return Exif("<", first, camera, position)
 
     def without_private(self) -> Exif:
         """Gives a copy without position, serial numbers and names of owners."""
@@ -147,7 +149,11 @@ def parse(data: bytes) -> Exif:
             target.update(part)
     exif._dpi = _density(first, order)
     exif.first.update(
-        {tag: entry for tag, entry in first.items() if tag in _DESCRIPTIVE or (0x0200 <= tag < 0xC4A5 and tag not in _LAYOUT)}
+        {
+            tag: entry
+            for tag, entry in first.items()
+            if tag in _DESCRIPTIVE or (0x0200 <= tag < 0xC4A5 and tag not in _LAYOUT)
+        }
     )
     for tag in (_MAKER_NOTE, _INTEROP_IFD):  # they hold offsets into the old file
         exif.camera.pop(tag, None)
@@ -166,7 +172,7 @@ def _density(first: Directory, order: str) -> tuple[float, float] | None:
     unit = struct.unpack_from(order + "H", value)[0] if kind == 3 and len(value) >= 2 else 2
     scale = {2: 1.0, 3: 2.54}.get(unit, 0.0)
     dpi = (values[0] * scale, values[1] * scale)
-    return dpi if 1 < min(dpi) and max(dpi) < 1e6 else None
+    return dpi if min(dpi) > 1 and max(dpi) < 1e6 else None
 
 
 def _directory(data: bytes, offset: int, exif: Exif) -> Directory | None:

@@ -41,11 +41,19 @@ class Capacity:
         return self.text or self.exif or self.xmp
 
 
-# Limits of JPEG: 65,533 bytes a segment less its signature (Exif, XMP, Photoshop and resource header); libjpeg's 65,500 pixels.
+# JPEG: 65,533 bytes a segment less its signature (Exif, XMP, Photoshop and resource header); libjpeg's 65,500 pixels.
 CAPACITIES: dict[str, Capacity] = {
     "PNG": Capacity((8, 16), alpha=True, profile=True, exif=True, xmp=True, dpi=True, text=True),
     "JPEG": Capacity(
-        profile=True, exif=True, xmp=True, iptc=True, dpi=True, side=65_500, exif_bytes=65_527, xmp_bytes=65_504, iptc_bytes=65_000
+        profile=True,
+        exif=True,
+        xmp=True,
+        iptc=True,
+        dpi=True,
+        side=65_500,
+        exif_bytes=65_527,
+        xmp_bytes=65_504,
+        iptc_bytes=65_000,
     ),
     "WEBP": Capacity(grey=False, alpha=True, profile=True, exif=True, xmp=True, dpi=True, side=16_383),
     "TIFF": Capacity((8, 16, 32), alpha=True, profile=True, exif=True, xmp=True, iptc=True, dpi=True),
@@ -58,7 +66,22 @@ CAPACITIES: dict[str, Capacity] = {
 }
 """Every format that can be written. GIF's transparency is on or off, which loses the soft edge: counted as not held."""
 
-FIELDS = ("8 bit", "16 bit", "float", "grey", "alpha", "profile", "exif", "xmp", "iptc", "dpi", "text", "recipe", "size", "colours")
+FIELDS = (
+    "8 bit",
+    "16 bit",
+    "float",
+    "grey",
+    "alpha",
+    "profile",
+    "exif",
+    "xmp",
+    "iptc",
+    "dpi",
+    "text",
+    "recipe",
+    "size",
+    "colours",
+)
 
 
 def fate(format: str, field: str) -> Fate:
@@ -89,4 +112,6 @@ def format_of(name: str) -> str | None:
 def named(word: str) -> str | None:
     """Gives the format that a user's word ("jpg", "PNG", ".tif") means, or None."""
     ending = word.strip().lower().removeprefix(".")
-    return next((format for format, endings in EXTENSIONS.items() if ending in endings or ending == format.lower()), None)
+    return next(
+        (format for format, endings in EXTENSIONS.items() if ending in endings or ending == format.lower()), None
+    )

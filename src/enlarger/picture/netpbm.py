@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def deep_header(data: bytes) -> tuple[int, int, float, int] | None:
     width, height, top = numbers
     if width != int(width) or height != int(height) or width < 1 or height < 1:
         return None
-    deep = data[1:2] in (b"f", b"F") and abs(top) > 0 or data[1:2] in (b"5", b"6") and 255 < top <= 65535
+    deep = (data[1:2] in (b"f", b"F") and abs(top) > 0) or (data[1:2] in (b"5", b"6") and 255 < top <= 65535)
     return (int(width), int(height), top, position + 1) if deep else None
 
 
@@ -59,7 +59,7 @@ def read_deep(data: bytes, name: str, max_pixels: int) -> Raw | None:
     return Raw(values.astype(np.uint16), format="PPM", depth=16)
 
 
-def write_ppm(stream: BinaryIO, pixels: NDArray[np.generic]) -> None:
+def write_ppm(stream: BinaryIO, pixels: NDArray[Any]) -> None:
     """Writes binary PGM or PPM: (H, W, 1 or 3) uint8 or uint16, or PFM of float32."""
     height, width, channels = pixels.shape
     if pixels.dtype.kind == "f":

@@ -1,8 +1,8 @@
 """PNG read strictly and written by bands of rows, at every depth.
 
 Pillow cuts 16-bit colour to 8 without a word and does not notice a wrong checksum, missing rows or a missing palette.
-So the chunks are walked here; only the unfiltering is left to Pillow's decoder, which is fast and gives the high and the
-low bytes of 16-bit samples in two passes. Writing filters each band with numpy and streams it through zlib.
+So the chunks are walked here; only the unfiltering is left to Pillow's decoder, which is fast and gives the high and
+the low bytes of 16-bit samples in two passes. Writing filters each band with numpy and streams it through zlib.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -271,7 +271,7 @@ def _inflate(packed: bytes, limit: int) -> bytes:
 
 
 def _count(walk: _Walk) -> tuple[int, bool]:
-    """Gives how many bytes the pixel data inflate to, looking no further than is needed, and whether they came to an end."""
+    """Gives how many bytes the pixel data inflate to, counting no more than needed, and whether they ended."""
     needed, count = walk.header.inflated, 0
     inflater = zlib.decompressobj()
     for part in walk.data:
@@ -299,7 +299,7 @@ def _rows_present(walk: _Walk) -> int:
         return 0
 
 
-def _decode(walk: _Walk, name: str) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+def _decode(walk: _Walk, name: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     header = walk.header
     try:
         count, done = _count(walk)
@@ -311,7 +311,7 @@ def _decode(walk: _Walk, name: str) -> tuple[NDArray[np.generic], NDArray[np.gen
         raise _truncated(name, f"its data end after {count * header.height // header.inflated} of {header.height} rows")
     packed = b"".join(walk.data)
 
-    def unfilter(mode: str, raw_mode: str) -> NDArray[np.generic]:
+    def unfilter(mode: str, raw_mode: str) -> NDArray[Any]:
         size = (header.width, header.height)
         try:
             return np.asarray(Image.frombytes(mode, size, packed, "zip", raw_mode, int(header.interlaced)))
@@ -330,7 +330,7 @@ def _decode(walk: _Walk, name: str) -> tuple[NDArray[np.generic], NDArray[np.gen
         return _expand(walk, unfilter("P", "P" if header.bits == 8 else f"P;{header.bits}"))
     if header.colour == 0:
         if header.bits == 16:
-            grey = unfilter("I;16", "I;16B").astype(np.uint16)
+            grey: NDArray[Any] = unfilter("I;16", "I;16B").astype(np.uint16)
         elif header.bits == 1:
             grey = unfilter("1", "1").astype(np.uint8) * np.uint8(255)
         else:
@@ -342,7 +342,7 @@ def _decode(walk: _Walk, name: str) -> tuple[NDArray[np.generic], NDArray[np.gen
         if header.bits == 16:
             # Four bytes a pixel are four bytes a pixel: unfiltered as 8-bit RGBA, then joined in pairs.
             pairs = unfilter("RGBA", "RGBA").astype(np.uint16)
-            both = pairs[..., 0::2] << 8 | pairs[..., 1::2]
+            both: NDArray[Any] = pairs[..., 0::2] << 8 | pairs[..., 1::2]
         else:
             both = unfilter("LA", "LA")
         return both[..., :1], both[..., 1]
@@ -350,7 +350,7 @@ def _decode(walk: _Walk, name: str) -> tuple[NDArray[np.generic], NDArray[np.gen
     return four[..., :3], four[..., 3]
 
 
-def _expand(walk: _Walk, indices: NDArray[np.generic]) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+def _expand(walk: _Walk, indices: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Turns palette indices into colours, and into alpha when the palette has transparent entries."""
     assert walk.palette is not None
     colours = np.zeros((256, 3), np.uint8)
@@ -365,7 +365,7 @@ def _expand(walk: _Walk, indices: NDArray[np.generic]) -> tuple[NDArray[np.uint8
     return colours[indices], opacity[indices]
 
 
-def _keyed(walk: _Walk, samples: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+def _keyed(walk: _Walk, samples: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Makes alpha of a colour key: exactly that colour is transparent."""
     if walk.key is None:
         return samples, None
@@ -384,8 +384,8 @@ def _keyed(walk: _Walk, samples: NDArray[np.generic]) -> tuple[NDArray[np.generi
 
 def write_png(
     stream: BinaryIO,
-    pixels: NDArray[np.generic],
-    alpha: NDArray[np.generic] | None,
+    pixels: NDArray[Any],
+    alpha: NDArray[Any] | None,
     *,
     profile: bytes | None = None,
     metadata: Metadata | None = None,
@@ -450,7 +450,7 @@ def _write_text(stream: BinaryIO, keyword: str, text: str) -> None:
         _chunk(stream, b"tEXt", name + b"\0" + content)
 
 
-def _filtered_bands(pixels: NDArray[np.generic], alpha: NDArray[np.generic] | None) -> Iterator[bytes]:
+def _filtered_bands(pixels: NDArray[Any], alpha: NDArray[Any] | None) -> Iterator[bytes]:
     """Gives the rows, each with its filter byte, a band at a time.
 
     Each row takes the filter (Sub, Up or Paeth) whose result has the smallest sum of absolute values, the rule that the
@@ -474,7 +474,9 @@ def _filtered_bands(pixels: NDArray[np.generic], alpha: NDArray[np.generic] | No
         corner = np.zeros_like(current)
         corner[:, step:] = previous[:, :-step]
         candidates = ((1, current - left), (2, current - previous), (4, current - _paeth(left, previous, corner)))
-        costs = [np.abs(filtered.view(np.int8).astype(np.int16)).sum(axis=1, dtype=np.int64) for _, filtered in candidates]
+        costs = [
+            np.abs(filtered.view(np.int8).astype(np.int16)).sum(axis=1, dtype=np.int64) for _, filtered in candidates
+        ]
         best = np.argmin(costs, axis=0)
         rows = np.empty((current.shape[0], 1 + current.shape[1]), np.uint8)
         for index, (number, filtered) in enumerate(candidates):

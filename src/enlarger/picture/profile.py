@@ -1,8 +1,9 @@
 """ICC profiles: the colours of a file to sRGB and back, in floats.
 
-Profiles made of curves and a matrix (sRGB, Display P3, Adobe RGB, ProPhoto, grey) are computed here, exactly and both ways. Colours
-outside sRGB are clipped for the networks, but what was clipped is kept (`Picture.excess`), so that the way back restores them.
-Profiles made of tables (printers, scanners, CMYK) go through LittleCMS at 8 bits, one way; their result is labelled sRGB.
+Profiles made of curves and a matrix (sRGB, Display P3, Adobe RGB, ProPhoto, grey) are computed here, exactly and both
+ways. Colours outside sRGB are clipped for the networks, but what was clipped is kept (`Picture.excess`), so that the
+way back restores them. Profiles made of tables (printers, scanners, CMYK) go through LittleCMS at 8 bits, one way;
+their result is labelled sRGB.
 """
 
 from __future__ import annotations
@@ -207,7 +208,12 @@ def build(name: str, matrix: NDArray[np.float64] | None, curve: bytes) -> bytes:
 def _para(gamma: float, *rest: float) -> bytes:
     """A parametric curve: gamma alone, or gamma, a, b, c, d of type 3."""
     values = (gamma, *rest)
-    return b"para" + bytes(4) + struct.pack(">HH", 3 if rest else 0, 0) + struct.pack(f">{len(values)}i", *(round(v * 65536) for v in values))
+    return (
+        b"para"
+        + bytes(4)
+        + struct.pack(">HH", 3 if rest else 0, 0)
+        + struct.pack(f">{len(values)}i", *(round(v * 65536) for v in values))
+    )
 
 
 def gamma_curve(gamma: float) -> bytes:
@@ -300,7 +306,7 @@ def _parametric(tag: bytes, x: NDArray[np.float64]) -> NDArray[np.float64]:
         4: tuple(values),
     }[kind]
     base = np.maximum(a * x + b, 0)
-    light = np.where(x >= d, base**g + e, c * x + f)
+    light: NDArray[np.float64] = np.where(x >= d, base**g + e, c * x + f)
     if not np.isfinite(light).all():
         raise ProfileError("a curve without finite values")
     return light

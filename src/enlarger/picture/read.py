@@ -2,8 +2,8 @@
 
     source -> bytes -> sniff -> a format's reader (Raw) -> turned, in sRGB floats -> Picture
 
-Each format's reader checks the size that its header declares before anything is decoded. Colour profiles are converted to sRGB
-here; `write` converts back.
+Each format's reader checks the size that its header declares before anything is decoded. Colour profiles are converted
+to sRGB here; `write` converts back.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def read(source: Any, *, max_pixels: int = MAX_PIXELS, page: int = 1) -> Picture
     """Reads a picture.
 
     Args:
-        source: A path, the bytes of a file, an open binary file, a Pillow image, a numpy array (H x W or H x W x 1, 3 or 4;
-            uint8, uint16, or float 0..1) or a torch tensor (C x H x W or 1 x C x H x W; uint8 or float 0..1).
+        source: A path, the bytes of a file, an open binary file, a Pillow image, a numpy array (H x W or H x W x 1, 3
+            or 4; uint8, uint16, or float 0..1) or a torch tensor (C x H x W or 1 x C x H x W; uint8 or float 0..1).
         max_pixels: Refuse more than this, by the header.
         page: Which page or frame of several, from 1.
 
@@ -71,7 +71,8 @@ def _read(source: Any, max_pixels: int, page: int) -> Picture:
         data, name, kind = content, shown(getattr(source, "name", "the picture")), "bytes"
     else:
         raise PictureError(
-            f"cannot read a picture from {type(source).__name__}; give a path, bytes, a Pillow image, a numpy array or a torch tensor",
+            f"cannot read a picture from {type(source).__name__}; "
+            "give a path, bytes, a Pillow image, a numpy array or a torch tensor",
             "bad_values",
         )
     raw = _decode(data, name, max_pixels, page)
@@ -97,7 +98,9 @@ def _load(source: str | os.PathLike[str], name: str, max_pixels: int) -> bytes:
         found = os.stat(source)
     except (FileNotFoundError, NotADirectoryError) as error:
         if os.path.islink(source):
-            raise PictureError(f"{name} is a link to {shown(os.readlink(source))}, which does not exist", "missing") from error
+            raise PictureError(
+                f"{name} is a link to {shown(os.readlink(source))}, which does not exist", "missing"
+            ) from error
         raise PictureError(f"{name} does not exist; check the name and the folder", "missing") from error
     except (OSError, ValueError) as error:
         raise PictureError(f"{name} cannot be looked at: {_reason(error)}", "missing") from error
@@ -105,7 +108,9 @@ def _load(source: str | os.PathLike[str], name: str, max_pixels: int) -> bytes:
         raise PictureError(f"{name} is a folder; give the pictures in it", "not_a_picture")
     if not stat.S_ISREG(found.st_mode):
         raise PictureError(f"{name} is not a regular file (a pipe, socket or device); give a file", "not_a_picture")
-    limit = 32 * max_pixels + (64 << 20)  # two 16-byte pixels for each: no format needs more, so it is no picture of that size
+    limit = 32 * max_pixels + (
+        64 << 20
+    )  # two 16-byte pixels for each: no format needs more, so it is no picture of that size
     if found.st_size > limit:
         raise PictureError(
             f"{name} has {found.st_size / 1e6:,.0f} MB, more than {max_pixels / 1e6:,.0f} megapixels can need; "
@@ -288,10 +293,19 @@ def _require_range(values: NDArray[Any], name: str) -> None:
     if not finite.all():
         bad = np.argwhere(~finite)
         where = ", ".join(str(int(index)) for index in bad[0][:2])
-        raise PictureError(f"{name} holds {len(bad)} NaN or infinite values, the first at row, column {where}; repair it first", "bad_values")
+        raise PictureError(
+            f"{name} holds {len(bad)} NaN or infinite values, the first at row, column {where}; repair it first",
+            "bad_values",
+        )
     low, high = float(values.min()), float(values.max())
     if low < -_SLACK or high > 1 + _SLACK:
-        hint = "divide it by 255" if low >= 0 and 2 < high <= 255 else "divide it by 65535" if low >= 0 and 255 < high <= 65535 else "scale it to 0..1"
+        hint = (
+            "divide it by 255"
+            if low >= 0 and 2 < high <= 255
+            else "divide it by 65535"
+            if low >= 0 and 255 < high <= 65535
+            else "scale it to 0..1"
+        )
         raise PictureError(f"{name} holds floats {low:g}..{high:g}, not 0..1; {hint} first", "bad_values")
 
 
@@ -301,7 +315,11 @@ def _from_array(array: NDArray[Any], name: str, max_pixels: int) -> Raw:
     given = f"{name} has shape {tuple(array.shape)} and type {array.dtype}"
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4):
-        hint = "; it looks like channels first: transpose it to HxWxC" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
+        hint = (
+            "; it looks like channels first: transpose it to HxWxC"
+            if array.ndim == 3 and array.shape[0] in (1, 3, 4)
+            else ""
+        )
         raise PictureError(f"{given}; give {accepted}{hint}", "bad_values")
     if 0 in array.shape:
         raise PictureError(f"{given}, which has no pixels; give {accepted}", "bad_values")
@@ -315,7 +333,6 @@ def _from_array(array: NDArray[Any], name: str, max_pixels: int) -> Raw:
         _require_range(array, name)
     copied = array.astype(native, order="C", copy=True)
     depth = {1: 8, 2: 16, 4: 32}[native.itemsize]
-    # A float array is how others' tools hold 8-bit pictures: it says nothing about the depth wanted, but 8 bits would lose.
     return Raw(copied[..., :3] if channels == 4 else copied, copied[..., 3] if channels == 4 else None, depth=depth)
 
 
@@ -326,7 +343,11 @@ def _from_tensor(tensor: Any, max_pixels: int) -> Raw:
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
-        hint = "; it looks like channels last: permute it to CxHxW" if tensor.ndim == 3 and tensor.shape[2] in (1, 3, 4) else ""
+        hint = (
+            "; it looks like channels last: permute it to CxHxW"
+            if tensor.ndim == 3 and tensor.shape[2] in (1, 3, 4)
+            else ""
+        )
         hint = "; give one picture at a time" if tensor.ndim == 4 and tensor.shape[0] > 1 else hint
         raise PictureError(f"{given}; give {accepted}{hint}", "bad_values")
     if tensor.is_floating_point():
@@ -340,11 +361,17 @@ def _from_tensor(tensor: Any, max_pixels: int) -> Raw:
 def _from_pillow(image: Image.Image, max_pixels: int, page: int) -> Raw:
     name = "the image"
     if 0 in image.size:
-        raise PictureError(f"the image has size {image.width}x{image.height}; it needs at least one pixel", "bad_values")
-    check_pixels(name, *image.size, max_pixels)
+        raise PictureError(
+            f"the image has size {image.width}x{image.height}; it needs at least one pixel", "bad_values"
+        )
+    check_pixels(name, image.width, image.height, max_pixels)
     if page > 1:
         raise SettingsError("page is for files; seek() the image itself before giving it")
-    cut = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()) or ()) and image.mode in ("RGB", "RGBA", "LA")
+    cut = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()) or ()) and image.mode in (
+        "RGB",
+        "RGBA",
+        "LA",
+    )
     try:
         image.load()
         raw = decode.from_image(image, name)

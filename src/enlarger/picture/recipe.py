@@ -1,7 +1,7 @@
 """The recipe in the picture: how a result was made, for people's viewers and for `--from`.
 
-A record is a flat JSON object. PNG holds it as the texts `parameters` (the line that A1111 writes, which every viewer of that world shows) and
-`enlarger` (the JSON). Other formats hold the line in EXIF's user comment and the JSON in XMP.
+A record is a JSON object. PNG holds it as the texts `parameters` (the line that A1111 writes, which every viewer of that
+world shows) and `enlarger` (the JSON). Other formats hold the line in EXIF's user comment and the JSON in XMP.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def to_json(record: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> dict[str, Any] | None:
-    """Reads a record back; None when it is not one. The size and the depth of what a foreign file may hold are bounded."""
+    """Reads a record back; None when it is not one. A foreign file may hold anything: size and depth are bounded."""
     if len(text) > 1 << 20:
         return None
     try:
@@ -71,7 +71,7 @@ def parameters(record: Mapping[str, Any], size: tuple[int, int], before: str | N
 
 
 def source_type(record: Mapping[str, Any]) -> str:
-    """Gives the IPTC digital source type of a result; the record's own word ("source_type") stands above the engine's."""
+    """Gives the IPTC digital source type of a result; the record's own word ("source_type") counts before the engine."""
     given = record.get("source_type")
     if isinstance(given, str) and given:
         return given
@@ -90,7 +90,7 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(model, Mapping):
         flat["model"] = model.get("name")
         flat.setdefault("model_digest", str(model.get("digest") or model.get("sha256") or "")[:10])
-    digest = flat.get("model_digest")
+    digest = flat.get("model_digest") or flat.get("digest")
     if isinstance(digest, str):
         flat["model_digest"] = digest.removeprefix("sha256:")[:10]
     return flat

@@ -73,7 +73,7 @@ def resize(
         return np.array(_resize_channel(pixels, (width, height), filter, corners), dtype=np.float32)
     result = np.empty((height, width, pixels.shape[2]), np.float32)
     for channel in range(pixels.shape[2]):
-        result[..., channel] = _resize_channel(pixels[..., channel], (width, height), filter, corners)
+        result[..., channel] = np.asarray(_resize_channel(pixels[..., channel], (width, height), filter, corners))
     return result
 
 
@@ -119,7 +119,9 @@ def resize_rows(
     needed = rows_needed(rows, height, size[0], filter)
     if first > needed.start or first + window.shape[0] < needed.stop:
         have = f"{first}..{first + window.shape[0]}"
-        raise ValueError(f"output rows {rows.start}..{rows.stop} need input rows {needed.start}..{needed.stop}, not {have}")
+        raise ValueError(
+            f"output rows {rows.start}..{rows.stop} need input rows {needed.start}..{needed.stop}, not {have}"
+        )
     ratio = height / size[0]
     box = (rows.start * ratio - first, 0.0, len(rows) * ratio, float(window.shape[1]))
     return resize(window, (len(rows), size[1]), filter, box=box, linear_light=linear_light)
@@ -136,7 +138,8 @@ def resize_banded(
 def _nearest(count: int, start: float, length: float, limit: int) -> NDArray[np.intp]:
     # 1e-9: a centre that falls on a border between two pixels goes to the right one in every band.
     centres = start + (np.arange(count) + 0.5) * (length / count)
-    return np.clip(np.floor(centres + 1e-9), 0, limit - 1).astype(np.intp)
+    indices: NDArray[np.intp] = np.clip(np.floor(centres + 1e-9), 0, limit - 1).astype(np.intp)
+    return indices
 
 
 def _resize_channel(

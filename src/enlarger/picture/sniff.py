@@ -25,7 +25,11 @@ EXTENSIONS = {
 READABLE = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF, QOI and TGA"
 
 # Raw camera files are TIFF inside; their makers' marks or the DNG tag tell.
-_RAW_MARKS = ((b"II*\0\x10\0\0\0CR", "a Canon raw file"), (b"IIRO", "an Olympus raw file"), (b"IIU\0", "a Panasonic raw file"))
+_RAW_MARKS = (
+    (b"II*\0\x10\0\0\0CR", "a Canon raw file"),
+    (b"IIRO", "an Olympus raw file"),
+    (b"IIU\0", "a Panasonic raw file"),
+)
 _UNSUPPORTED = (
     (b"8BPS", "a Photoshop document"),
     (b"%PDF", "a PDF"),
@@ -103,7 +107,9 @@ def sniff(head: bytes, size: int, name: str, tail: bytes = b"") -> str:
 
 def unsupported(name: str, what: str) -> PictureError:
     """Gives the error for a picture of a kind that is not read."""
-    return PictureError(f"{name} is {what}, which Enlarger does not read; convert it to PNG or TIFF first", "unsupported_format")
+    return PictureError(
+        f"{name} is {what}, which Enlarger does not read; convert it to PNG or TIFF first", "unsupported_format"
+    )
 
 
 def _foreign(name: str, what: str, remedy: str) -> PictureError:
@@ -149,7 +155,9 @@ def _refuse_text(head: bytes, name: str) -> None:
     for mark in (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"):
         head = head.removeprefix(mark)
     start = head.replace(b"\0", b"").lstrip().lower()
-    if start.startswith((b"<?xml", b"<svg", b"<!--", b"<!doctype svg")) and b"<svg" in start or start.startswith(b"<?xml"):
+    if (start.startswith((b"<?xml", b"<svg", b"<!--", b"<!doctype svg")) and b"<svg" in start) or start.startswith(
+        b"<?xml"
+    ):
         raise unsupported(name, "SVG or other XML")
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<body")):
         raise _foreign(name, "a web page, not a picture", "download the picture itself")

@@ -1,8 +1,9 @@
 """TIFF and BigTIFF: the directory is read and judged here, then Pillow or tifffile decodes.
 
-Pillow knows the compressions (LZW, JPEG, fax) but has no 16-bit colour; tifffile knows every sample type but, alone, only plain and deflated data.
-16-bit colour that only Pillow can unpack is read by it twice, once for the high and once for the low bytes.
-Writing is done here, strip by strip, so that EXIF, XMP, IPTC and the profile go in and nothing of the picture's size is copied.
+Pillow knows the compressions (LZW, JPEG, fax) but has no 16-bit colour; tifffile knows every sample type but, alone,
+only plain and deflated data. 16-bit colour that only Pillow can unpack is read by it twice, once for the high and once
+for the low bytes. Writing is done here, strip by strip, so that EXIF, XMP, IPTC and the profile go in and nothing of the
+picture's size is copied.
 """
 
 from __future__ import annotations
@@ -21,12 +22,27 @@ from PIL import TiffImagePlugin
 from enlarger.errors import PictureError
 from enlarger.picture import decode
 from enlarger.picture.colour import lab_to_srgb
-from enlarger.picture.exif import Exif, parse
+from enlarger.picture.exif import Entry, Exif, parse
 from enlarger.picture.picture import Metadata
 from enlarger.picture.raw import Raw, check_pixels
 from enlarger.picture.sniff import unsupported
 
-_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 6: "b", 7: "s", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+_TYPES = {
+    1: "B",
+    2: "s",
+    3: "H",
+    4: "I",
+    6: "b",
+    7: "s",
+    8: "h",
+    9: "i",
+    11: "f",
+    12: "d",
+    13: "I",
+    16: "Q",
+    17: "q",
+    18: "Q",
+}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _PLAIN = {1, 8, 32946, 32773}  # what tifffile unpacks alone: none, deflate (two numbers), PackBits
 _KNOWN = _PLAIN | {2, 3, 4, 5, 6, 7, 32809, 34925, 50000}  # fax, LZW, JPEG, Thunderscan, LZMA, Zstandard
@@ -51,7 +67,13 @@ class _Page:
         value = self.tags.get(tag, (0, None))[1]
         if isinstance(value, tuple):
             # IPTC is often stored as 32-bit numbers, XMP as bytes one by one.
-            return struct.pack(f"<{len(value)}I", *value) if tag == 33723 and self.tags[tag][0] == 4 else bytes(value) if self.tags[tag][0] == 1 else None
+            return (
+                struct.pack(f"<{len(value)}I", *value)
+                if tag == 33723 and self.tags[tag][0] == 4
+                else bytes(value)
+                if self.tags[tag][0] == 1
+                else None
+            )
         return value or None
 
 
@@ -110,7 +132,9 @@ def _pages(data: bytes, name: str) -> list[_Page]:
         if offset + (8 if big else 2) > len(data):
             if pages:
                 break  # a later page is lost; the first can still be read
-            raise PictureError(f"{name} is cut off: its directory lies past the end; copy or download it again", "truncated")
+            raise PictureError(
+                f"{name} is cut off: its directory lies past the end; copy or download it again", "truncated"
+            )
         page, offset = _directory(data, offset, order, big)
         if page.tags:
             pages.append(page)
@@ -177,7 +201,9 @@ def _judge(page: _Page, data: bytes, name: str, max_pixels: int) -> None:
             raise _damaged(name, f"tiles of {page.number(322)}x{page.number(323)}")
     for start, length in zip(offsets, lengths, strict=False):
         if start + length > len(data) or start >= len(data):
-            raise PictureError(f"{name} is cut off: some of its pixels lie past the end; copy or download it again", "truncated")
+            raise PictureError(
+                f"{name} is cut off: some of its pixels lie past the end; copy or download it again", "truncated"
+            )
 
 
 def _deep(page: _Page, data: bytes, index: int, name: str, max_pixels: int, number: int) -> Raw:
@@ -261,12 +287,13 @@ def _unpack_by_pillow(data: bytes, index: int, name: str, page: _Page) -> NDArra
                 image.seek(index)
             if image.mode in ("RGB", "RGBA", "CMYK"):
                 tile = image.tile[0]
-                raw_mode = tile.args[0] if isinstance(tile.args, tuple) else tile.args
+                arguments: tuple[Any, ...] = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+                raw_mode = str(arguments[0])
                 if tile.codec_name != "libtiff" or not raw_mode.endswith(";16N"):
                     raise unsupported(name, f"a TIFF with compression {page.number(259)} at {page.number(258)} bits")
                 # libtiff gives native order; reading it as the other order gives the low bytes.
                 order = "L" if (sys.byteorder == "little") != swap else "B"
-                args = (raw_mode[:-1] + order, *tile.args[1:])
+                args = (raw_mode[:-1] + order, *arguments[1:])
                 image.tile = [tile._replace(args=args)]
             image.load()
             return np.asarray(image)
@@ -274,13 +301,14 @@ def _unpack_by_pillow(data: bytes, index: int, name: str, page: _Page) -> NDArra
     first = load(False)
     if first.ndim == 2:
         return first[..., None]
-    return first.astype(np.uint16) << 8 | load(True)
+    joined: NDArray[Any] = first.astype(np.uint16) << 8 | load(True)
+    return joined
 
 
 def write_tiff(
     stream: BinaryIO,
-    pixels: NDArray[np.generic],
-    alpha: NDArray[np.generic] | None,
+    pixels: NDArray[Any],
+    alpha: NDArray[Any] | None,
     *,
     profile: bytes | None = None,
     metadata: Metadata | None = None,
@@ -319,28 +347,27 @@ def write_tiff(
     first_tags: dict[int, tuple[int, int, bytes]] = dict(exif.first)
     pointer = "Q" if big else "I"
     sizes = (16, 8) if big else (4, 4)
-    short, long = (lambda *v: (3, len(v), struct.pack(f"<{len(v)}H", *v))), (lambda *v: (4, len(v), struct.pack(f"<{len(v)}I", *v)))
     first_tags |= {
-        256: long(width),
-        257: long(height),
-        258: short(*[bits] * samples),
-        259: short(8),
-        262: short(1 if channels == 1 else 2),
+        256: _long(width),
+        257: _long(height),
+        258: _shorts(*[bits] * samples),
+        259: _shorts(8),
+        262: _shorts(1 if channels == 1 else 2),
         273: (sizes[0], len(offsets), struct.pack(f"<{len(offsets)}{pointer}", *offsets)),
-        274: short(1),
-        277: short(samples),
-        278: long(rows),
+        274: _shorts(1),
+        277: _shorts(samples),
+        278: _long(rows),
         279: (sizes[0], len(lengths), struct.pack(f"<{len(lengths)}{pointer}", *lengths)),
-        284: short(1),
-        317: short(1 if is_float else 2),
-        339: short(*[3 if is_float else 1] * samples),
+        284: _shorts(1),
+        317: _shorts(1 if is_float else 2),
+        339: _shorts(*[3 if is_float else 1] * samples),
     }
     if alpha is not None:
-        first_tags[338] = short(2)
+        first_tags[338] = _shorts(2)
     if metadata.dpi:
         for tag, value in zip((282, 283), metadata.dpi, strict=True):
             first_tags[tag] = (5, 1, struct.pack("<II", min(round(value * 10000), 0xFFFFFFFF), 10000))
-        first_tags[296] = short(1 if metadata.dpi_is_ratio else 2)
+        first_tags[296] = _shorts(1 if metadata.dpi_is_ratio else 2)
     for tag, blob, kind in ((700, metadata.xmp, 1), (33723, metadata.iptc, 7), (34675, profile, 7)):
         if blob:
             first_tags[tag] = (kind, len(blob), blob)
@@ -351,7 +378,15 @@ def write_tiff(
     stream.seek(0, io.SEEK_END)
 
 
-def _strip(pixels: NDArray[np.generic], alpha: NDArray[np.generic] | None, rows: slice) -> bytes:
+def _shorts(*values: int) -> Entry:
+    return 3, len(values), struct.pack(f"<{len(values)}H", *values)
+
+
+def _long(value: int) -> Entry:
+    return 4, 1, struct.pack("<I", value)
+
+
+def _strip(pixels: NDArray[Any], alpha: NDArray[Any] | None, rows: slice) -> bytes:
     """Gives rows as stored: little-endian, alpha last, integers as differences to the left (predictor 2)."""
     band = pixels[rows]
     if alpha is not None:

@@ -1,9 +1,10 @@
-"""Writing: everything that can be known before the work is checked by `check_output`; `write` then leaves a whole file or none.
+"""Writing: what can be known before the work is checked by `check_output`; `write` then leaves a whole file or none.
 
-    plan = check_output("out.png", size=(4000, 6000), depth=16, alpha=False, overwrite=False, inputs=["in.png"], picture=picture)
+    plan = check_output("out.png", size=(4000, 6000), depth=picture.depth, inputs=["in.png"], picture=picture)
     write(plan, pixels, alpha, picture, record={...})
 
-`pixels` may be the file's own integers, made before by `plan.finish` band by band, or sRGB floats, which are finished here.
+`pixels` are sRGB, floats or integers; `write` brings them into the plan's profile and depth. Who has them band by band
+can call `plan.finish` for each and say `finished=True`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import itertools
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -26,9 +27,10 @@ from PIL import Image
 
 from enlarger.errors import EnlargerError, OutputError, PictureError, SettingsError
 from enlarger.picture import exif, formats, netpbm, png, profile, recipe, tiff, xmp
-from enlarger.picture.colour import Floats, quantise
+from enlarger.picture.colour import Floats, quantise, to_float
 from enlarger.picture.picture import Metadata, Picture
 from enlarger.picture.read import shown
+from enlarger.picture.resize import resize_rows, rows_needed
 from enlarger.picture.sniff import EXTENSIONS
 
 Strip = Literal["none", "private", "all"]
@@ -55,31 +57,38 @@ class OutputPlan:
     overwrite: bool = False
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """sRGB-encoded, 0..1."""
+    knows_picture: bool = False
+    """Whether the input was given to `check_output`; if not, `write` still carries its profile over."""
     warnings: tuple[str, ...] = ()
 
-    def finish(self, pixels: Floats, excess: Floats | None = None) -> NDArray[Any]:
-        """Turns sRGB floats into the file's samples; bands of rows may be finished one by one.
+    def finish(self, pixels: NDArray[Any], excess: Floats | None = None) -> NDArray[Any]:
+        """Turns sRGB pixels into the file's samples; bands of rows may be finished one by one.
 
         Args:
-            pixels: (h, W, 1 or 3), 0..1, sRGB-encoded.
-            excess: (h, W, C) `Picture.excess` enlarged, or None; it matters only where the plan has a profile.
+            pixels: (h, W, 1 or 3) sRGB-encoded: float 0..1, or uint8 or uint16.
+            excess: (h, W, C) `Picture.excess` of the same rows, enlarged, or None; it matters only under a profile.
 
         Returns:
-            (h, W, C) uint8, uint16 or float32, in the plan's profile.
+            (h, W, C) uint8, uint16 or float32, in the plan's profile. Pixels that are so already come back as they are.
         """
         convert = _profile_back(self.profile)
-        result: NDArray[Any] | None = None
-        step = max(1, _BAND // pixels.shape[1])
-        for first in range(0, pixels.shape[0], step):
-            band = pixels[first : first + step]
+        if convert is None and pixels.dtype == _TYPES[self.depth] and pixels.dtype.kind == "u":
+            return pixels
+        result: NDArray[Any] = np.empty(pixels.shape, _TYPES[self.depth])
+        for rows in _bands(pixels.shape):
+            band = to_float(pixels[rows])
             if convert is not None:
-                band = convert.from_srgb(band if excess is None else band + excess[first : first + step])
-            done = quantise(band, self.depth)
-            if result is None:
-                result = np.empty((pixels.shape[0], *done.shape[1:]), done.dtype)
-            result[first : first + step] = done
-        assert result is not None
+                band = convert.from_srgb(band if excess is None else band + excess[rows])
+            result[rows] = quantise(band, self.depth)
         return result
+
+
+_TYPES: dict[int, np.dtype[Any]] = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16), 32: np.dtype(np.float32)}
+
+
+def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
+    step = max(1, _BAND // shape[1])
+    return (slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step))
 
 
 def _profile_back(icc: bytes | None) -> profile.Profile | None:
@@ -129,7 +138,9 @@ def check_output(
     held = formats.CAPACITIES[chosen]
     height, width = size
     if max(size) > held.side:
-        raise OutputError(f"{chosen} holds at most {held.side:,} pixels a side, not {width}x{height}; choose PNG or TIFF")
+        raise OutputError(
+            f"{chosen} holds at most {held.side:,} pixels a side, not {width}x{height}; choose PNG or TIFF"
+        )
     if held.total_bytes is not None and height * width * 4 > held.total_bytes:
         raise OutputError(f"{width}x{height} is more than {chosen} can hold; choose PNG or TIFF")
     warnings: list[str] = []
@@ -162,6 +173,7 @@ def check_output(
         profile=icc,
         overwrite=overwrite,
         background=background,
+        knows_picture=picture is not None,
         warnings=tuple(warnings),
     )
 
@@ -256,7 +268,9 @@ def _warn_of_metadata(metadata: Metadata, format: str, strip: Strip, warnings: l
             warnings.append(f"{name} dropped: its {len(value):,} bytes are more than {format} holds")
 
 
-def _check_space(target: Path, size: tuple[int, int], depth: int, alpha: bool, format: str, warnings: list[str]) -> None:
+def _check_space(
+    target: Path, size: tuple[int, int], depth: int, alpha: bool, format: str, warnings: list[str]
+) -> None:
     """Refuses when the disk is certainly too full, warns when it may be."""
     try:
         free = shutil.disk_usage(target.parent).free
@@ -266,7 +280,9 @@ def _check_space(target: Path, size: tuple[int, int], depth: int, alpha: bool, f
     # A flat picture packs 1000:1, so only what is not packed at all has a sure size.
     sure = size[0] * size[1] if format in ("BMP", "PPM") else plain // 2000
     if free <= sure:
-        raise OutputError(f"{shown(target.parent)} has {free / 1e6:,.1f} MB free, too little for the result; make room first")
+        raise OutputError(
+            f"{shown(target.parent)} has {free / 1e6:,.1f} MB free, too little for the result; make room first"
+        )
     if free < plain // 2:
         warnings.append(f"{shown(target.parent)} has only {free / 1e6:,.1f} MB free for up to {plain / 1e6:,.1f} MB")
 
@@ -277,22 +293,23 @@ def write(
     alpha: NDArray[Any] | None = None,
     picture: Picture | None = None,
     *,
-    record: dict[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
     quality: int | None = None,
     strip: Strip = "none",
-    excess: Floats | None = None,
+    finished: bool = False,
 ) -> Path:
     """Writes the result: a whole file appears under its name, or none and no trace.
 
     Args:
         plan: From `check_output`.
-        pixels: (H, W, 1 or 3): the plan's samples (`plan.finish`), or float32 sRGB 0..1, finished here.
-        alpha: (H, W) of the plan's type or float32 0..1, or None.
-        picture: The input, for the metadata to carry over.
+        pixels: (H, W, 1 or 3) sRGB-encoded: float 0..1, uint8 or uint16; brought into the plan's profile and depth.
+        alpha: (H, W) float 0..1, uint8 or uint16, or None.
+        picture: The input, for what is carried over: metadata, profile, and the colours beyond sRGB.
         record: The recipe to store, or None.
         quality: 1..100 for JPEG, WebP (100 is lossless) and AVIF; None takes 95, 90 and 90.
-        strip: Leave out nothing, what is private (position, serial numbers, names of owners), or all metadata and the recipe.
-        excess: See `OutputPlan.finish`.
+        strip: Leave out nothing, what is private (position, serial numbers, names of owners), or all metadata and the
+            recipe. The colour profile stays: without it the colours would be wrong.
+        finished: The pixels come from `plan.finish` and are written as they are.
 
     Raises:
         OutputError: the disk is full, or the file cannot be written.
@@ -300,7 +317,7 @@ def write(
     if plan.path is None:
         raise ValueError("a plan without a path can only be encoded")
     with _appearing(plan.path, plan.overwrite) as stream:
-        _encode(stream, plan, pixels, alpha, picture, record, quality, strip, excess)
+        _encode(stream, plan, pixels, alpha, picture, record, quality, strip, finished)
     return plan.path
 
 
@@ -310,14 +327,14 @@ def encode(
     alpha: NDArray[Any] | None = None,
     picture: Picture | None = None,
     *,
-    record: dict[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
     quality: int | None = None,
     strip: Strip = "none",
-    excess: Floats | None = None,
+    finished: bool = False,
 ) -> bytes:
     """Gives the bytes that `write` would put into the file."""
     stream = io.BytesIO()
-    _encode(stream, plan, pixels, alpha, picture, record, quality, strip, excess)
+    _encode(stream, plan, pixels, alpha, picture, record, quality, strip, finished)
     return stream.getvalue()
 
 
@@ -327,22 +344,26 @@ def _encode(
     pixels: NDArray[Any],
     alpha: NDArray[Any] | None,
     picture: Picture | None,
-    record: dict[str, Any] | None,
+    record: Mapping[str, Any] | None,
     quality: int | None,
     strip: Strip,
-    excess: Floats | None,
+    finished: bool,
 ) -> None:
     if pixels.shape[:2] != plan.size or (alpha is not None and alpha.shape != plan.size):
         raise ValueError(f"the plan is for {plan.size}, the pixels are {pixels.shape[:2]}")
+    if quality is not None and not 1 <= quality <= 100:
+        raise SettingsError(f"quality {quality} is outside 1..100")
+    if picture is not None and not plan.knows_picture:
+        plan = replace(plan, profile=_carried_profile(picture, plan.format, []))
     held = formats.CAPACITIES[plan.format]
     if pixels.shape[2] == 3 and plan.profile and profile.colour_space(plan.profile) == "GRAY":
         plan = replace(plan, profile=profile.srgb_profile())  # a grey input that became coloured
-    if alpha is not None and not plan.alpha:
-        pixels, alpha = _flatten(plan, pixels, alpha, excess), None
-    if pixels.dtype.kind == "f":
-        pixels = plan.finish(pixels, excess)
-    if alpha is not None and alpha.dtype.kind == "f":
-        alpha = quantise(alpha, plan.depth)
+    if not finished:
+        pixels = _finish(plan, pixels, picture)
+    if alpha is not None:
+        alpha = quantise(to_float(alpha), plan.depth) if alpha.dtype != _TYPES[plan.depth] else alpha
+        if not plan.alpha:
+            pixels, alpha = _flatten(plan, pixels, alpha), None
     if pixels.shape[2] == 1 and not held.grey:
         pixels = np.repeat(pixels, 3, axis=2)
     metadata = _outgoing(plan, picture, record, strip)
@@ -356,27 +377,33 @@ def _encode(
         _encode_by_pillow(stream, plan, pixels, alpha, metadata, quality)
 
 
-def _flatten(plan: OutputPlan, pixels: NDArray[Any], alpha: NDArray[Any], excess: Floats | None) -> NDArray[Any]:
-    """Lays the picture on the plan's background, band by band; gives the plan's samples."""
-    top = {8: 255.0, 16: 65535.0, 32: 1.0}[plan.depth]
+def _finish(plan: OutputPlan, pixels: NDArray[Any], picture: Picture | None) -> NDArray[Any]:
+    """Finishes the whole, enlarging the colours beyond sRGB band by band where the input had any."""
+    excess = picture.excess if picture is not None and _profile_back(plan.profile) is not None else None
+    if excess is None or excess.shape[2] != pixels.shape[2]:
+        return plan.finish(pixels)
+    result: NDArray[Any] = np.empty(pixels.shape, _TYPES[plan.depth])
+    height = excess.shape[0]
+    for rows in _bands(pixels.shape):
+        wanted = range(rows.start, rows.stop)
+        needed = rows_needed(wanted, height, plan.size[0])
+        window = excess[needed.start : needed.stop]
+        result[rows] = plan.finish(pixels[rows], resize_rows(window, needed.start, wanted, height, plan.size))
+    return result
+
+
+def _flatten(plan: OutputPlan, pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """Lays samples on the plan's background, band by band."""
     ground = np.array(plan.background, np.float32)
     if pixels.shape[2] == 1:
-        ground = ground[:1] if len(set(plan.background)) == 1 else ground
-    ground_there = _as_samples(plan, ground)
-    result: NDArray[Any] | None = None
-    step = max(1, _BAND // pixels.shape[1])
-    for first in range(0, pixels.shape[0], step):
-        rows = slice(first, first + step)
-        colour = pixels[rows]
-        if colour.dtype.kind == "f":
-            colour = plan.finish(colour, None if excess is None else excess[rows])
-        share = alpha[rows].astype(np.float32)[..., None] / (1.0 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max)
-        mixed = colour.astype(np.float32) / top * share + ground_there * (1 - share)
-        done = quantise(mixed, plan.depth)
-        if result is None:
-            result = np.empty((pixels.shape[0], *done.shape[1:]), done.dtype)
-        result[rows] = done
-    assert result is not None
+        ground = ground @ np.array(
+            [0.299, 0.587, 0.114], np.float32
+        )  # BT.601: a coloured ground under grey is its luma
+    ground = _as_samples(plan, ground.reshape(-1))
+    result = np.empty_like(pixels)
+    for rows in _bands(pixels.shape):
+        share = to_float(alpha[rows])[..., None]
+        result[rows] = quantise(to_float(pixels[rows]) * share + ground * (1 - share), plan.depth)
     return result
 
 
@@ -386,7 +413,7 @@ def _as_samples(plan: OutputPlan, colour: Floats) -> Floats:
     return colour if convert is None else convert.from_srgb(colour.reshape(1, 1, -1)).reshape(-1)
 
 
-def _outgoing(plan: OutputPlan, picture: Picture | None, record: dict[str, Any] | None, strip: Strip) -> Metadata:
+def _outgoing(plan: OutputPlan, picture: Picture | None, record: Mapping[str, Any] | None, strip: Strip) -> Metadata:
     """Gives the metadata as they go into the file: sizes corrected, the recipe added, what has no place left out."""
     if strip == "all":
         return Metadata()
@@ -494,10 +521,11 @@ def _appearing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
 
 
 def _failure(path: Path, error: BaseException) -> BaseException:
-    """Gives the error for what went wrong while writing; what is no fault of the disk stays a bug and is raised as it is."""
+    """Gives the error for what went wrong while writing; what is no fault of the disk is a bug and stays as it is."""
     if isinstance(error, OSError):
         if error.errno in _FULL:
-            return OutputError(f"{shown(path)} cannot be written: the disk is full or a limit is reached; make room or choose another place")
+            what = "the disk is full or a limit is reached; make room or choose another place"
+            return OutputError(f"{shown(path)} cannot be written: {what}")
         return OutputError(f"{shown(path)} cannot be written: {_reason(error)}; choose another place")
     return error
 
@@ -514,10 +542,14 @@ def _settle(part: Path, path: Path, overwrite: bool) -> None:
     try:
         os.link(part, path)
     except FileExistsError as error:
-        raise OutputError(f"{shown(path)} has appeared meanwhile; choose another name or allow it with --overwrite") from error
+        raise OutputError(
+            f"{shown(path)} has appeared meanwhile; choose another name or allow it with --overwrite"
+        ) from error
     except OSError:  # a file system without hard links
         if path.exists():
-            raise OutputError(f"{shown(path)} has appeared meanwhile; choose another name or allow it with --overwrite") from None
+            raise OutputError(
+                f"{shown(path)} has appeared meanwhile; choose another name or allow it with --overwrite"
+            ) from None
         os.replace(part, path)
         return
     part.unlink()

@@ -66,7 +66,12 @@ def upright(body: str) -> str:
 
 def resized(body: str, width: int, height: int) -> str:
     """Corrects the sizes in pixels where they are given."""
-    sizes = (("exif:PixelXDimension", width), ("exif:PixelYDimension", height), ("tiff:ImageWidth", width), ("tiff:ImageLength", height))
+    sizes = (
+        ("exif:PixelXDimension", width),
+        ("exif:PixelYDimension", height),
+        ("tiff:ImageWidth", width),
+        ("tiff:ImageLength", height),
+    )
     for name, value in sizes:
         body = _replace(body, name, str(value))
     return body
