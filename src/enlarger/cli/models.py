@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from enlarger.engines.catalog import Listing, listings
+from enlarger.errors import ModelError
 from enlarger.settings import rules
 
 HELP = "List the engines, what each needs and whether it is there."
@@ -63,3 +67,37 @@ def describe(listing: Listing) -> dict[str, Any]:
         "settings": list(rules(facts.settings)),
         "presets": {name: dict(values) for name, values in facts.settings.presets.items()},
     }
+
+
+def locate(name: str, folder: str | None, *, by_hub: bool) -> str:
+    """The path of a model: itself where it is one, else found by name in the folders for models.
+
+    Args:
+        name: A path, or a file's or folder's name with or without its ending.
+        folder: What --models-dir says; it is looked at first, then those in ENLARGER_MODELS, then our own.
+        by_hub: Whether a name that is found nowhere may still be one of the hub's.
+
+    Raises:
+        ModelError: There is none; names every place looked at.
+    """
+    if os.path.exists(name):
+        return name
+    places = list(_model_folders(folder))
+    for place in places:
+        found = [path for path in place.rglob("*") if name in (path.name, path.stem)] if place.is_dir() else []
+        if found:
+            return str(min(found, key=lambda path: (len(path.parts), path.name)))
+    if by_hub and name.count("/") == 1:
+        return name
+    raise ModelError(f"there is no model {name}: looked at {name} itself and in {', '.join(map(str, places))}")
+
+
+def _model_folders(folder: str | None) -> Iterator[Path]:
+    from platformdirs import user_data_path
+
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise ModelError(f"the folder {folder} of --models-dir does not exist")
+        yield Path(folder)
+    yield from (Path(word) for word in os.environ.get("ENLARGER_MODELS", "").split(os.pathsep) if word)
+    yield user_data_path("enlarger") / "models"

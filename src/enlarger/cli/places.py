@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enlarger.errors import EnlargerError, OutputError, PictureError, SettingsError
+from enlarger.errors import OutputError, PictureError, SettingsError
+from enlarger.picture.formats import CAPACITIES, format_of, named
 from enlarger.picture.sniff import EXTENSIONS, sniff
 
-ENDINGS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "tif": "TIFF", "tiff": "TIFF"}
-"""Endings of results -> the format they mean."""
+FORMATS = tuple(sorted({*(EXTENSIONS[name][0] for name in CAPACITIES), *(name.lower() for name in CAPACITIES)}))
+"""Words for the formats that can be written."""
 
 MADE_BY_US = re.compile(r"_(\d+(\.\d+)?x|\d+x\d+|\d+px|\d+(\.\d+)?mp)$")
 """The end of a result's name, see `suffix`."""
@@ -26,12 +27,12 @@ class Job:
     Attributes:
         source: Its file; None for standard input.
         output: Where the result goes; None for standard output.
-        error: What is known to be wrong with it already.
+        makes_folder: Whether the result's folder is made for it, being below the one that -o names.
     """
 
     source: Path | None
     output: Path | None
-    error: EnlargerError | None = None
+    makes_folder: bool = False
 
     @property
     def name(self) -> str:
@@ -50,7 +51,7 @@ def suffix(settings: Mapping[str, Any], default_scale: float) -> str:
     return f"_{settings.get('scale') or default_scale:g}x"
 
 
-def plan(inputs: list[str], output: str | None, format: str | None, ending: str, *, overwrite: bool) -> list[Job]:
+def plan(inputs: list[str], output: str | None, format: str | None, ending: str) -> list[Job]:
     """All the work of a command line.
 
     Args:
@@ -58,32 +59,38 @@ def plan(inputs: list[str], output: str | None, format: str | None, ending: str,
         output: What -o says: a file, a folder, "-" or nothing.
         format: What --format says.
         ending: See `suffix`.
-        overwrite: Whether results may replace files.
-
-    Returns:
-        The jobs; one that cannot be done carries its error.
 
     Raises:
         SettingsError: The wishes contradict each other.
         PictureError: A folder without pictures.
         OutputError: The folder for the results is not there.
     """
-    if len(inputs) > 1 and inputs.count("-"):
+    if len(inputs) > 1 and "-" in inputs:
         raise SettingsError("'-' (standard input) cannot stand beside other inputs")
-    if format and output and output != "-" and not _means_folder(output) and Path(output).suffix:
-        _same_format(output, format)
-    pictures = list(_pictures(inputs, ending))
-    folders = [Path(word) for word in inputs if word != "-" and os.path.isdir(word)]
+    from_folder = any(word != "-" and os.path.isdir(word) for word in inputs)
     if output == "-" or (output is None and inputs == ["-"]):
-        return [_to_standard_output(pictures, folders, format)]
-    jobs = [_job(source, root, output, format, ending, folders, overwrite) for source, root in pictures]
-    _refuse_shared_outputs(jobs, output)
-    if output is not None and folders:
-        _make_folders(Path(output), jobs)
+        if len(inputs) > 1 or from_folder:
+            raise SettingsError("'-o -' (standard output) takes one picture only")
+        if format is None:
+            raise SettingsError("standard output needs --format, since it has no name: try --format png")
+        return [Job(None if inputs == ["-"] else Path(inputs[0]), None)]
+    into_folder = output is not None and (from_folder or _means_folder(output))
+    if output is not None and into_folder:
+        _check_folder(Path(output), may_be_made=from_folder)
+    elif output is not None:
+        _check_name(output, format)
+        if len(inputs) > 1:
+            raise SettingsError(f"{len(inputs)} inputs but one output file {output}: several need a folder after -o")
+    jobs = []
+    for source, root in _pictures(inputs):
+        named = into_folder or output is None
+        target = _named(source, root, output, format, ending) if named else Path(output or "")
+        jobs.append(Job(source, target, makes_folder=into_folder and from_folder))
+    _refuse_shared_outputs(jobs)
     return jobs
 
 
-def _pictures(inputs: Iterable[str], ending: str) -> Iterator[tuple[Path | None, Path | None]]:
+def _pictures(inputs: Iterable[str]) -> Iterator[tuple[Path | None, Path | None]]:
     """Each picture with the folder it was found in, None for those given by name."""
     for word in inputs:
         if word == "-":
@@ -128,34 +135,6 @@ def _content(path: Path) -> str | None:
         return None
 
 
-def _to_standard_output(
-    pictures: list[tuple[Path | None, Path | None]], folders: list[Path], format: str | None
-) -> Job:
-    if len(pictures) > 1 or folders:
-        raise SettingsError("'-o -' (standard output) takes one picture only")
-    if format is None:
-        raise SettingsError("standard output needs --format: its name says none; try --format png")
-    return Job(pictures[0][0], None)
-
-
-def _job(
-    source: Path | None,
-    root: Path | None,
-    output: str | None,
-    format: str | None,
-    ending: str,
-    folders: list[Path],
-    overwrite: bool,
-) -> Job:
-    if output is not None and not _means_folder(output) and not folders:
-        target = Path(output)
-        if target.suffix.lower().lstrip(".") not in ENDINGS and (format is None or target.suffix):
-            raise SettingsError(f"{output} names no format: end it in .{', .'.join(ENDINGS)}, or add --format")
-    else:
-        target = _named(source, root, output, format, ending)
-    return Job(source, target, _wrong(source, target, overwrite=overwrite, will_exist=bool(folders and output)))
-
-
 def _named(source: Path | None, root: Path | None, output: str | None, format: str | None, ending: str) -> Path:
     """The result's name made from the input's; the tree below a folder is kept."""
     if source is None:
@@ -169,62 +148,45 @@ def _named(source: Path | None, root: Path | None, output: str | None, format: s
 
 
 def _ending_for(source: Path) -> str:
-    """The result has the input's format, where we can write it; otherwise PNG."""
-    own = source.suffix.lstrip(".")
-    content = _content(source) or ENDINGS.get(own.lower())
-    if content is not None and ENDINGS.get(own.lower()) == content:
-        return own
-    usual = {meant: ending for ending, meant in reversed(ENDINGS.items())}
-    return usual.get(content or "", "png")
+    """The result has the input's format, where that can be written; otherwise it is PNG."""
+    content = _content(source) or format_of(source.name)
+    if content is not None and content == format_of(source.name) and content in CAPACITIES:
+        return source.suffix.removeprefix(".")
+    return EXTENSIONS[content][0] if content in CAPACITIES else "png"
 
 
-def _wrong(source: Path | None, target: Path, *, overwrite: bool, will_exist: bool) -> EnlargerError | None:
-    """What keeps the result from being written, as far as names tell."""
-    if source is not None and source.exists() and target.exists() and os.path.samefile(source, target):
-        return OutputError(f"{target} is the input itself; name another output with -o")
-    if target.is_dir():
-        return OutputError(f"{target} is a folder")
-    if os.path.lexists(target) and not overwrite:
-        return OutputError(f"{target} exists already; --overwrite replaces it, -o names another")
-    if not target.parent.is_dir() and not will_exist:
-        return OutputError(f"the folder {target.parent} does not exist; make it first")
-    if target.parent.is_dir() and not os.access(target.parent, os.W_OK | os.X_OK):
-        return OutputError(f"the folder {target.parent} cannot be written to")
-    return None
+def _check_folder(folder: Path, *, may_be_made: bool) -> None:
+    """The folder for results; for those of a folder it is made if only itself is missing."""
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise OutputError(f"{folder} is a file, but the results of a folder need a folder")
+    if not may_be_made or not folder.absolute().parent.is_dir():
+        raise OutputError(f"the folder {folder if not may_be_made else folder.parent} does not exist; make it first")
 
 
-def _refuse_shared_outputs(jobs: list[Job], output: str | None) -> None:
+def _check_name(output: str, format: str | None) -> None:
+    """What the name says of the format."""
+    meant, wanted = format_of(output), named(format or "")
+    if meant is not None and wanted is not None and meant != wanted:
+        raise SettingsError(f"{output} and --format {format} contradict each other: leave one of them out")
+    if (meant or wanted) not in CAPACITIES:
+        usual = ", ".join(f".{EXTENSIONS[name][0]}" for name in CAPACITIES)
+        raise SettingsError(f"{output} names no format that can be written: end it in one of {usual}, or add --format")
+
+
+def _refuse_shared_outputs(jobs: list[Job]) -> None:
     """Two results in one file would lose one of them."""
     taken: dict[str, Job] = {}
     for job in jobs:
         key = os.path.normcase(os.path.abspath(job.output or ""))
         if key in taken:
-            other = taken[key]
-            if output is not None and not _means_folder(output):
-                raise SettingsError(f"{len(jobs)} inputs but one output file {output}; -o takes a folder for several")
             raise SettingsError(
-                f"{other.name} and {job.name} would both become {job.output}; "
+                f"{taken[key].name} and {job.name} would both become {job.output}: "
                 "enlarge them one by one with -o, or into different folders"
             )
         taken[key] = job
 
 
-def _make_folders(output: Path, jobs: list[Job]) -> None:
-    """The folder for a folder's results, and those in it; its own parent must be there."""
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} is a file, but the results of a folder need a folder")
-    if not output.resolve().parent.is_dir():
-        raise OutputError(f"the folder {output.parent} does not exist; make it first")
-    for job in jobs:
-        if job.output is not None and job.error is None:
-            job.output.parent.mkdir(parents=True, exist_ok=True)
-
-
 def _means_folder(output: str) -> bool:
     return output.endswith(("/", os.sep)) or os.path.isdir(output)
-
-
-def _same_format(output: str, format: str) -> None:
-    ending = Path(output).suffix.lower().lstrip(".")
-    if ENDINGS.get(ending) != ENDINGS[format]:
-        raise SettingsError(f"{output} and --format {format} contradict each other: leave one of them out")
