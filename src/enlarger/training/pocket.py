@@ -13,6 +13,7 @@ kinds makes one network that regresses at strength 0 and samples at strength 1.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -41,8 +42,7 @@ CHAINS: tuple[tuple[int, int, float], ...] = ((1, 0, 0.4), (2, 1, 0.2), (4, 1, 0
 
 def charbonnier(difference: Tensor) -> Tensor:
     """A smooth absolute value, sqrt(d^2 + 1e-6) (Lai et al. 2017, arXiv 1710.01992)."""
-    smooth: Tensor = (difference.square() + 1e-6).sqrt()
-    return smooth
+    return torch.sqrt(difference.square() + 1e-6)
 
 
 def patches(pictures: Tensor, size: int, top: int, left: int) -> Tensor:
@@ -50,7 +50,7 @@ def patches(pictures: Tensor, size: int, top: int, left: int) -> Tensor:
     height = (pictures.shape[2] - top) // size * size
     width = (pictures.shape[3] - left) // size * size
     window = pictures[:, :, top : top + height, left : left + width]
-    return functional.pixel_unshuffle(window, size) / (3 * size * size) ** 0.5
+    return functional.pixel_unshuffle(window, size) / math.sqrt(3 * size * size)
 
 
 def detail(pictures: Tensor) -> Tensor:
