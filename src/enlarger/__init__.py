@@ -1,12 +1,12 @@
 """Enlarger makes pictures bigger with diffusion models.
 
-    import enlarger
+import enlarger
 
-    result = enlarger.upscale("photo.jpg", scale=4)
-    result.save("photo_4x.png")
+result = enlarger.upscale("photo.jpg", scale=4)
+result.save("photo_4x.png")
 
-    upscaler = enlarger.Upscaler("pocket")                 # loads once
-    result = upscaler("photo.jpg", scale=2.5, seed=7)
+upscaler = enlarger.Upscaler("pocket")                 # loads once
+result = upscaler("photo.jpg", scale=2.5, seed=7)
 """
 
 from __future__ import annotations

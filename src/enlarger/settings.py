@@ -88,7 +88,7 @@ class SizeSettings:
         None, "Output pixels per input pixel, 1 to 16, fractions too.", kind="float", low=1, high=MAX_SCALE,
         flags=("-s",), metavar="F", group="Size",
     )  # fmt: skip
-    size: Size | None = setting(
+    size: Size | None = setting(  # noqa: RUF009 (a field, not a shared value)
         None, "Exact size of the result in pixels.", kind="size", metavar="WxH", group="Size"
     )
     longest: int | None = setting(
@@ -100,9 +100,7 @@ class SizeSettings:
     page: int = setting(
         1, "Page or frame of the input, counted from 1.", low=1, high=MAX_SIDE, metavar="N", group="Input"
     )
-    max_pixels: int = setting(
-        100_000_000, "Refuse inputs of more pixels than this.", low=1, metavar="N", group="Input"
-    )
+    max_pixels: int = setting(100_000_000, "Refuse inputs of more pixels than this.", low=1, metavar="N", group="Input")
 
 
 @dataclass(frozen=True)
@@ -135,9 +133,7 @@ class Machine:
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    device: str = setting(
-        "auto", "auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE", group="Machine"
-    )
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE", group="Machine")
     dtype: str = setting(
         "auto", "Numbers in the networks.", choices=("auto", "float32", "float16", "bfloat16"), group="Machine"
     )

@@ -1,38 +1,39 @@
 """One picture's whole way, from top to bottom: `Upscaler.__call__`.
 
-    read -> place on a canvas -> condition -> denoise -> decode -> restore -> develop
+read -> place on a canvas -> condition -> denoise -> decode -> restore -> develop
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from enlarger.canvas.blend import Tiling
 from enlarger.canvas.consistency import consistent
 from enlarger.canvas.exact import exactly
 from enlarger.canvas.geometry import Canvas, Pass, place, target_size
-from enlarger.canvas.noise import PositionalNoise
-from enlarger.canvas.rows import CutRows, Rows
+from enlarger.canvas.noise import PositionalNoise, SequentialNoise
+from enlarger.canvas.rows import CutRows, Rows, WholeRows
 from enlarger.engines import catalog
 from enlarger.errors import Interrupted
 from enlarger.picture.alpha import bleed, enlarge_alpha
 from enlarger.picture.colour import quantise
 from enlarger.picture.read import read
+from enlarger.sampling.loop import denoise
 from enlarger.sampling.memory import RESERVE, fit_tile, free_memory
-from enlarger.sampling.stream import Tiling, stages, stream
-from enlarger.settings import Machine, build, to_json
+from enlarger.sampling.stream import Cutting, stages, stream
+from enlarger.settings import Machine, build, rules, to_json
 from enlarger.size import Size
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL.Image import Image
 
     from enlarger.engines.engine import Engine, Facts
@@ -97,6 +98,7 @@ class Result:
         pixels: (H, W, C), C = 1 (grey) or 3; uint8, uint16 or float32 as the input's depth was.
         alpha: (H, W) in the same type, or None.
         source: What was read; its metadata goes into the written file.
+        origin: The file it was read from, which is never written over; None for arrays and bytes.
         engine: Name of the engine.
         model: Name of the model; "" for none.
         digest: First digits of the model's SHA-256; "" for none.
@@ -109,6 +111,7 @@ class Result:
     pixels: np.ndarray[Any, Any]
     alpha: np.ndarray[Any, Any] | None
     source: Picture
+    origin: str | Path | None
     engine: str
     model: str
     digest: str
@@ -128,7 +131,7 @@ class Result:
         from PIL import Image as pil
 
         def eight(samples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            return samples if samples.dtype == np.uint8 else quantise(samples / _full(samples), 8)
+            return samples if samples.dtype == np.uint8 else quantise((samples / _full(samples)).astype(np.float32), 8)
 
         planes = [eight(self.pixels)] + ([eight(self.alpha)[..., None]] if self.alpha is not None else [])
         joined = np.concatenate(planes, axis=2) if len(planes) > 1 else planes[0]
@@ -146,7 +149,15 @@ class Result:
             "settings": dict(self.settings),
         }
 
-    def save(self, path: str | Path, *, overwrite: bool = False, format: str | None = None, quality: int | None = None) -> None:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        format: str | None = None,
+        quality: int | None = None,
+        strip: Literal["none", "private", "all"] = "none",
+    ) -> Path:
         """Write the picture with its profile, metadata and recipe; the file appears whole or not at all.
 
         Args:
@@ -154,6 +165,11 @@ class Result:
             overwrite: Whether an existing file may be replaced.
             format: png, jpeg, webp, tiff and others.
             quality: 1..100 for the formats that lose.
+            strip: Leave out nothing, what is private (position, serial numbers, owners), or all metadata
+                and the recipe.
+
+        Returns:
+            Where it was written.
 
         Raises:
             OutputError: It cannot be written there, or not in that format.
@@ -161,9 +177,17 @@ class Result:
         from enlarger.picture.write import check_output, write
 
         plan = check_output(
-            path, format=format, size=self.size, depth=self.source.depth, alpha=self.alpha is not None, overwrite=overwrite
+            path,
+            format=format,
+            size=self.size,
+            depth=self.source.depth,
+            alpha=self.alpha is not None,
+            overwrite=overwrite,
+            inputs=() if self.origin is None else (self.origin,),
+            picture=self.source,
+            strip=strip,
         )
-        write(plan, self.pixels, self.alpha, self.source, record=self.record(), quality=quality)
+        return write(plan, self.pixels, self.alpha, self.source, record=self.record(), quality=quality, strip=strip)
 
 
 class Upscaler:
@@ -279,10 +303,11 @@ class Upscaler:
         clock = _Clock(plan.work, progress, started)
 
         source = _tensor(picture)
-        for number, passage in enumerate(plan.canvas.passes):
-            if number:
-                settings = self.engine.later(settings)
-                source = rows.read(0, passage.source.height)[None]
+        first, *later = plan.canvas.passes
+        rows = self._enlarge(source, first, 0, settings, plan, clock)
+        for number, passage in enumerate(later, 1):
+            settings = self.engine.later(settings)
+            source = rows.read(0, passage.source.height)[None]
             rows = self._enlarge(source, passage, number, settings, plan, clock)
         filter, light = self.engine.resampling(settings)
         rows = exactly(rows, plan.canvas.target, filter, linear_light=light, stretch=STRETCH)
@@ -295,6 +320,7 @@ class Upscaler:
             pixels,
             alpha,
             picture,
+            image if isinstance(image, (str, Path)) else None,
             self.facts.name,
             self.engine.loaded.model,
             self.engine.loaded.digest,
@@ -304,21 +330,60 @@ class Upscaler:
             (*picture.warnings, *clock.warnings),
         )
 
-    def _enlarge(
-        self, source: Tensor, passage: Pass, number: int, settings: Any, plan: Plan, clock: _Clock
-    ) -> Rows:
+    def _enlarge(self, source: Tensor, passage: Pass, number: int, settings: Any, plan: Plan, clock: _Clock) -> Rows:
         """One pass: rows of the picture at the engine's factor, its padding cut, made consistent with the source."""
-        engine, facts = self.engine, self.facts
-        noise = PositionalNoise(getattr(settings, "seed", 0), engine.state_channels(), number)
-        padded = pad(source, passage.padded, facts.padding)
-        conditioning = engine.condition(padded, passage, self.prepared(settings), settings, noise)
-        tiling = Tiling(max(1, plan.tile // passage.factor), plan.batch, clock.advance, clock.warn)
-        rows: Rows = stream(engine, conditioning, engine.steps(settings), noise, passage, tiling)
-        rows = CutRows(rows, passage.native)
+        padded = pad(source, passage.padded, self.facts.padding)
+        run = self._blended if self.facts.field is None else self._streamed
+        rows: Rows = CutRows(run(padded, passage, number, settings, plan, clock), passage.native)
         amount = getattr(settings, "consistency", 0.0)
         if amount:
             rows = consistent(rows, source[0], passage.factor, amount, STRETCH // passage.factor)
         return rows
+
+    def _streamed(self, padded: Tensor, passage: Pass, number: int, settings: Any, plan: Plan, clock: _Clock) -> Rows:
+        """For networks with a stated receptive field: rows that are computed when they are read."""
+        engine = self.engine
+        noise = PositionalNoise(getattr(settings, "seed", 0), engine.state_channels(), number)
+        draws = SequentialNoise(getattr(settings, "seed", 0))
+        conditioning = engine.condition(padded, passage, self.prepared(settings), settings, draws)
+        cutting = Cutting(max(1, plan.tile // passage.factor), plan.batch, clock.advance, clock.warn)
+        return stream(engine, conditioning, engine.steps(settings), noise, passage, cutting)
+
+    def _blended(self, padded: Tensor, passage: Pass, number: int, settings: Any, plan: Plan, clock: _Clock) -> Rows:
+        """For all other networks: the whole canvas moves at once, its tiles overlap and are blended."""
+        engine, facts = self.engine, self.facts
+        noise = SequentialNoise(settings.seed)
+        conditioning = engine.condition(padded, passage, self.prepared(settings), settings, noise)
+        steps = engine.steps(settings)
+        assert steps is not None, "an engine without denoising states its receptive field"
+        output = passage.padded.times(passage.factor)
+        cells = Size(output.height // facts.grid, output.width // facts.grid)
+        tile = max(1, plan.tile // facts.grid)
+        overlap = min(tile // 2, (getattr(settings, "overlap", None) or facts.overlap) // facts.grid)
+        tiling = Tiling(
+            tile=None if tile >= max(cells) else tile,
+            overlap=overlap,
+            batch=plan.batch,
+            weights=facts.weights,
+            placement=facts.placement,
+        )
+        reached, last = clock.done, None
+        for last in denoise(
+            engine,
+            conditioning,
+            steps,
+            noise,
+            size=cells,
+            tiling=tiling,
+            guidance_scale=getattr(settings, "guidance_scale", 1.0),
+            guidance_rescale=getattr(settings, "guidance_rescale", 0.0),
+        ):
+            share = output.area * len(steps.moments) * last.done // last.total
+            clock.advance(reached + share - clock.done)
+        assert last is not None
+        assert last.state is not None
+        clock.warnings += last.warnings
+        return WholeRows(engine.decode(last.state, conditioning)[0].float().cpu())
 
     def prepared(self, settings: Any) -> Any:
         """What is the same for every picture with these settings; made once."""
@@ -398,6 +463,6 @@ def upscale(image: Any, *, engine: str = "pocket", model: str | None = None, **v
         **values: Settings of the engine and of its loading, and `progress`, `components`.
     """
     facts = catalog.find(engine).facts
-    of_machine = {name for name in values if name in catalog.rules(facts.machine)} | {"components"} & set(values)
+    of_machine = {name for name in values if name in rules(facts.machine)} | {"components"} & set(values)
     upscaler = Upscaler(engine, model, **{name: values[name] for name in of_machine})
     return upscaler(image, **{name: value for name, value in values.items() if name not in of_machine})

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enlarger.errors import SettingsError
 from enlarger.size import MAX_SCALE, Size
 
+
 @dataclass(frozen=True)
 class Pass:
     """One run of an engine at its own factor.

@@ -67,9 +67,7 @@ class ComputedRows(Rows):
         compute: Makes the rows of the n-th stretch; it may read from other `Rows`.
     """
 
-    def __init__(
-        self, size: Size, stretches: Sequence[tuple[int, int]], compute: Callable[[int], Tensor]
-    ) -> None:
+    def __init__(self, size: Size, stretches: Sequence[tuple[int, int]], compute: Callable[[int], Tensor]) -> None:
         super().__init__(size)
         self.stretches = stretches
         self.compute = compute

@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 import difflib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from enlarger.errors import SettingsError
 from enlarger.settings import FOREIGN, flag
+
+OF_OTHER_ENGINES = (
+    "cfw", "cfw_weight", "color_fix", "control", "control_end", "control_image", "control_scale", "control_start",
+    "embedding", "eta", "guidance_rescale", "guidance_scale", "lora", "negative_prompt", "noise_level", "overlap",
+    "prompt", "samples", "scheduler", "spacing", "strength", "vae",
+)  # fmt: skip
+"""Settings that Enlarger has names for; which of them are flags depends on the engines that are here."""
 
 
 class Stop(Exception):
@@ -127,19 +134,24 @@ def _refusal(word: str, parser: Parser) -> str:
     word = word.partition("=")[0]
     plain = word.lstrip("-").replace("-", "_").lower()
     own = {name.lstrip("-").replace("-", "_"): name for name in _flags(parser) if name.startswith("--")}
-    foreign = {name: ours for name, ours in FOREIGN.items() if ours in own or parser.prog.endswith("upscale")}
+    others = OF_OTHER_ENGINES if "scale" in own else ()
+    ours = {**{name: flag(name) for name in others}, **own}
+    foreign = {name: meant for name, meant in FOREIGN.items() if meant in ours}
     if plain in own:
         return f"unknown option {word}: did you mean {own[plain]}?"
-    if plain in foreign.values():
+    if plain in ours or (word == "-p" and "prompt" in ours):
         return f"unknown option {word}: no engine that is here has such a setting"
-    near = difflib.get_close_matches(plain, {*own, *foreign, *foreign.values()}, n=1, cutoff=0.7)
+    if plain in foreign:
+        return f"unknown option {word}: here it is called {ours[foreign[plain]]}{_nobodys(foreign[plain], own)}"
+    near = difflib.get_close_matches(plain, [*ours, *foreign], n=1, cutoff=0.7)
     if not near:
         return f"unknown option {word} (see {parser.prog} --help)"
-    name = near[0] if near[0] in own else foreign.get(near[0], near[0])
-    there = "" if name in own else " (no engine that is here has it)"
-    if near[0] == plain:
-        return f"unknown option {word}: here it is called {flag(name)}{there}"
-    return f"unknown option {word}: did you mean {own.get(name, flag(name))}?{there}"
+    name = foreign.get(near[0], near[0])
+    return f"unknown option {word}: did you mean {ours[name]}?{_nobodys(name, own)}"
+
+
+def _nobodys(name: str, own: Mapping[str, str]) -> str:
+    return "" if name in own else " (no engine that is here has it)"
 
 
 def _flags(parser: argparse.ArgumentParser) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -23,7 +24,14 @@ from enlarger.size import Size
 
 if TYPE_CHECKING:
     from enlarger.picture.picture import Picture
-    from enlarger.upscaler import Result, Upscaler
+    from enlarger.upscaler import Plan, Result, Upscaler
+
+
+PROBE = 64
+"""Pixels of either side of the picture that a dry run enlarges to tell the time."""
+
+NOT_FOR_PROBE = ("scale", "size", "longest", "megapixels", "page", "max_pixels", "tile", "batch")
+"""Settings that would make the probe another size, or slower than the picture's own tiles."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +217,7 @@ class Work:
     def _tell_plan(self, job: Job, picture: Picture, upscaler: Upscaler) -> None:
         """What a run would do, on stderr or as JSON."""
         plan = upscaler.plan(Size(picture.height, picture.width), self.wish.record)
-        seconds = plan.work * _seconds_per_pixel(upscaler, self.wish)
+        seconds = _seconds(upscaler, self.wish, plan)
         told = {
             "passes": len(plan.canvas.passes),
             "steps": plan.steps,
@@ -260,17 +268,19 @@ class Work:
             print(json.dumps(record), flush=True)
 
 
-def _seconds_per_pixel(upscaler: Upscaler, wish: Wish) -> float:
-    """Seconds for each output pixel and step on this machine, measured on a small grey picture."""
+def _seconds(upscaler: Upscaler, wish: Wish, plan: Plan) -> float:
+    """About how long a run would take on this machine, from a small grey picture that is enlarged for it."""
     import numpy as np
 
-    grey = np.full((64, 64, 3), 0.5, dtype=np.float32)
-    left_out = ("size", "longest", "megapixels", "page")
-    settings = {name: value for name, value in wish.settings.items() if name not in left_out}
-    settings["scale"] = wish.listing.facts.default_scale
+    grey = np.full((PROBE, PROBE, 3), 0.5, dtype=np.float32)
+    settings = {name: value for name, value in wish.settings.items() if name not in NOT_FOR_PROBE}
     upscaler(grey, **settings)  # the first run is slower
     seconds = upscaler(grey, **settings).seconds
-    return seconds / upscaler.plan(Size(64, 64), upscaler.settings(**settings)).work
+    probed = upscaler.plan(Size(PROBE, PROBE), upscaler.settings(**settings)).work
+
+    halo = 2 * (wish.listing.facts.field or 0) * wish.listing.facts.factor
+    seen = [side + halo * (-(-side // plan.tile) - 1) for side in plan.canvas.native]
+    return seconds * plan.work / probed * math.prod(seen) / plan.canvas.native.area
 
 
 def _standard_input(max_pixels: int) -> bytes:

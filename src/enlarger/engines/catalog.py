@@ -143,8 +143,7 @@ def engine_class(listing: Listing) -> type[Engine]:
         if not facts.extra:
             raise
         raise ModelError(
-            f"engine {facts.name} needs an extra that is not installed ({error}): "
-            f'pip install "enlarger[{facts.extra}]"'
+            f'engine {facts.name} needs an extra that is not installed ({error}): pip install "enlarger[{facts.extra}]"'
         ) from error
     engine: type[Engine] = found
     return engine

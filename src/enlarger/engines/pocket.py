@@ -54,7 +54,8 @@ class Pocket(Engine):
     def __init__(self, network: PocketNet, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.dtype = dtype
-        self.network = network.to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+        network = network.to(device, dtype).eval().requires_grad_(False)
+        self.network: PocketNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
     def load(cls, model: str | None, machine: Machine, components: Mapping[str, Any] | None = None) -> Engine:
@@ -80,7 +81,12 @@ class Pocket(Engine):
         return dataclasses.replace(settings, fidelity=(1 + settings.fidelity) / 2)
 
     def condition(
-        self, source: Tensor, passage: Pass, prepared: Any, settings: PocketSettings, noise: NoiseSource
+        self,
+        source: Tensor,
+        passage: Pass,
+        prepared: Any,
+        settings: PocketSettings,
+        noise: NoiseSource,
     ) -> PocketConditioning:
         """See `Engine.condition`."""
         return PocketConditioning(Plane(source), strength=1 - settings.fidelity)
@@ -96,8 +102,8 @@ class Pocket(Engine):
 
     def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
         """Residual (B, 3, 4h, 4w) plus bicubic enlargement, 0..1."""
-        enlarged = self.network.enlarge(self._network_range(conditioning.source.tensor)).float().cpu()
-        return (enlarged + latent + 1) / 2
+        enlarged: Tensor = self.network.enlarge(self._network_range(conditioning.source.tensor)).float().cpu()
+        return (latent + enlarged + 1) / 2
 
     def _network_range(self, source: Tensor) -> Tensor:
         return source.to(self.device, self.dtype) * 2 - 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import struct
 import warnings
 from typing import Any
@@ -31,10 +32,14 @@ from enlarger.errors import PictureError, SettingsError
 from enlarger.picture import profile as profiles
 from enlarger.picture.colour import lab_to_srgb
 from enlarger.picture.raw import Raw, check_pixels
+from enlarger.picture.suspicion import bmp_runs_are_broken, jpeg_scan_is_broken
 
 # Pillow warns of what it finds odd in a file; what matters of that is told in `Picture.warnings`. A filter for each
 # call would not do: `catch_warnings` is not safe while other threads read or compute.
-warnings.filterwarnings("ignore", module=r"PIL\.\w+ImagePlugin$")
+# Appended, so that a filter of the user's own goes before.
+warnings.filterwarnings("ignore", module=r"PIL\.\w+ImagePlugin$", append=True)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors reach standard error by themselves
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 _OPENERS: dict[str, Any] = {
     "JPEG": JpegImagePlugin.jpeg_factory,
@@ -70,6 +75,9 @@ def read_pillow(data: bytes, format: str, name: str, max_pixels: int, page: int 
         try:
             frames = _frames(image)
             turn_to_page(image, page, frames, name)
+            # Every block of 8 x 8 takes at least one bit; libjpeg would fill gigapixels of nothing with grey.
+            if format == "JPEG" and 8 * len(data) < image.width * image.height // 64:
+                raise EOFError
             check_pixels(name, image.width, image.height, max_pixels)
             image.load()
             raw = from_image(image, name)
@@ -78,8 +86,8 @@ def read_pillow(data: bytes, format: str, name: str, max_pixels: int, page: int 
         except Exception as error:
             raise failure(data, format, name, error) from error
     raw.format, raw.frames = format, frames
-    if format == "AVIF" and raw.exif is not None:
-        raw.orientation = None  # Pillow has put irot and imir into EXIF's orientation
+    if (format == "JPEG" and jpeg_scan_is_broken(data)) or (format == "BMP" and bmp_runs_are_broken(data)):
+        raw.warnings.append("its pixel data are damaged; parts of the picture may be wrong")
     return raw
 
 

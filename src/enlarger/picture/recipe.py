@@ -1,7 +1,7 @@
 """The recipe in the picture: how a result was made, for people's viewers and for `--from`.
 
-A record is a JSON object. PNG holds it as the texts `parameters` (the line that A1111 writes, which every viewer of that
-world shows) and `enlarger` (the JSON). Other formats hold the line in EXIF's user comment and the JSON in XMP.
+A record is a JSON object. PNG holds it as the texts `parameters` (the line that A1111 writes, which viewers of that
+world show) and `enlarger` (the JSON). Other formats hold the line in EXIF's user comment and the JSON in XMP.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def parameters(record: Mapping[str, Any], size: tuple[int, int], before: str | N
 
 
 def source_type(record: Mapping[str, Any]) -> str:
-    """Gives the IPTC digital source type of a result; the record's own word ("source_type") counts before the engine."""
+    """Gives the IPTC digital source type of a result; the record's own word ("source_type") goes before the engine."""
     given = record.get("source_type")
     if isinstance(given, str) and given:
         return given

@@ -2,13 +2,16 @@
 
 Pillow knows the compressions (LZW, JPEG, fax) but has no 16-bit colour; tifffile knows every sample type but, alone,
 only plain and deflated data. 16-bit colour that only Pillow can unpack is read by it twice, once for the high and once
-for the low bytes. Writing is done here, strip by strip, so that EXIF, XMP, IPTC and the profile go in and nothing of the
-picture's size is copied.
+for the low bytes. Writing is done here, strip by strip, so that EXIF, XMP, IPTC and the profile go in and nothing of
+the picture's size is copied.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
+import logging
 import struct
 import sys
 import zlib
@@ -47,6 +50,24 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _PLAIN = {1, 8, 32946, 32773}  # what tifffile unpacks alone: none, deflate (two numbers), PackBits
 _KNOWN = _PLAIN | {2, 3, 4, 5, 6, 7, 32809, 34925, 50000}  # fax, LZW, JPEG, Thunderscan, LZMA, Zstandard
 _MAX_PAGES = 10_000
+
+
+def _silence() -> None:
+    """Keeps both libraries from writing to standard error: libtiff prints what is wrong with a file, tifffile logs it.
+
+    Pillow has no switch for libtiff's handler, so it is set in Pillow's own copy, where that is a shared library.
+    """
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    with (
+        contextlib.suppress(OSError, AttributeError),
+        open("/proc/self/maps", encoding="utf-8", errors="replace") as maps,
+    ):
+        paths = {line.split(maxsplit=5)[5].strip() for line in maps if "libtiff" in line and "pillow" in line.lower()}
+        for path in paths:
+            ctypes.CDLL(path).TIFFSetErrorHandler(None)
+
+
+_silence()
 
 
 @dataclass

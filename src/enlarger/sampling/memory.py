@@ -13,11 +13,11 @@ RESERVE = 0.8
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on whatever device (torch has a class for CUDA only)."""
+    """Whether an error means that memory ran out; torch's CPU allocator only has words for it."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    words = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def free_memory(device: str = "cpu") -> int:

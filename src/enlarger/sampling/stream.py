@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,8 @@ LEAST_TILE = 16
 
 
 @dataclass
-class Tiling:
-    """How work is cut, and what is told about it.
+class Cutting:
+    """How work is cut into halo tiles, and who is told about it.
 
     Attributes:
         tile: Side of a tile in source pixels.
@@ -60,7 +61,7 @@ def stream(
     steps: Steps | None,
     noise: PositionalNoise,
     passage: Pass,
-    tiling: Tiling,
+    cutting: Cutting,
 ) -> Rows:
     """Run an engine over one pass's canvas.
 
@@ -70,7 +71,7 @@ def stream(
         steps: The process, or None when decoding is all there is to do.
         noise: For the whole canvas.
         passage: The geometry.
-        tiling: How work is cut.
+        cutting: How work is cut.
 
     Returns:
         Rows (3, n, width) of the decoded picture of size `passage.padded * factor`. Nothing is computed
@@ -78,7 +79,6 @@ def stream(
     """
     facts = engine.facts
     factor = passage.factor
-    size = passage.padded.times(factor)
     field = facts.field or 0
     if steps is None:
 
@@ -86,7 +86,7 @@ def stream(
             seen = crop(conditioning, [tile.outer for tile in tiles])
             return engine.decode(seen.source.tensor.to(engine.device), seen)
 
-        return _Stage(enlarge, None, 3, field, passage, tiling, facts.stride).rows()
+        return _Stage(enlarge, None, 3, field, passage, cutting, facts.stride).rows()
 
     def moment_stage(moment: Moment, rows: Rows | None, last: bool) -> Rows:
         def predict(tiles: Sequence[HaloTile], state: Tensor | None) -> Tensor:
@@ -99,12 +99,12 @@ def stream(
             state = steps.step(prediction, state, moment, values)
             return engine.decode(state, seen) if last and not facts.decode_field else state
 
-        return _Stage(predict, rows, engine.state_channels(), field, passage, tiling, facts.stride).rows()
+        return _Stage(predict, rows, engine.state_channels(), field, passage, cutting, facts.stride).rows()
 
     rows: Rows | None = None
     for moment in steps.moments:
         rows = moment_stage(moment, rows, last=moment is steps.moments[-1])
-    assert rows is not None and rows.size == size
+    assert rows is not None
     if not facts.decode_field:
         return rows
 
@@ -112,7 +112,7 @@ def stream(
         assert state is not None
         return engine.decode(state, crop(conditioning, [tile.outer for tile in tiles]))
 
-    return _Stage(decode, rows, 3, facts.decode_field, passage, tiling, facts.stride).rows()
+    return _Stage(decode, rows, 3, facts.decode_field, passage, cutting, facts.stride).rows()
 
 
 Work = Callable[[Sequence[HaloTile], "Tensor | None"], "Tensor"]
@@ -129,7 +129,7 @@ class _Stage:
         channels: Of what comes out.
         halo: Source pixels that a tile sees beyond its own.
         passage: The geometry.
-        tiling: How work is cut.
+        cutting: How work is cut.
         stride: Source pixels that tiles start on multiples of.
     """
 
@@ -138,14 +138,14 @@ class _Stage:
     channels: int
     halo: int
     passage: Pass
-    tiling: Tiling
+    cutting: Cutting
     stride: int
 
     def rows(self) -> Rows:
         """The rows that come out; nothing is computed before they are read."""
         size, factor = self.passage.padded, self.passage.factor
-        stretches = spans(size.height, self.tiling.tile, self.halo, self.stride)
-        columns = spans(size.width, self.tiling.tile, self.halo, self.stride)
+        stretches = spans(size.height, self.cutting.tile, self.halo, self.stride)
+        columns = spans(size.width, self.cutting.tile, self.halo, self.stride)
         return ComputedRows(
             size.times(factor),
             [(row.start * factor, row.stop * factor) for row in stretches],
@@ -162,8 +162,8 @@ class _Stage:
         waiting = [halo_tile(row, column) for column in columns]
         while waiting:
             # Tiles of one batch must be alike; neighbours mostly are.
-            alike = sum(1 for _ in takewhile(lambda tile: tile.outer.size == waiting[0].outer.size, waiting))
-            batch = waiting[: min(alike, self.tiling.batch)]
+            alike = list(takewhile(partial(_alike, waiting[0]), waiting))
+            batch = alike[: self.cutting.batch]
             try:
                 outers = self._outers(batch, seen, row.outer_start)
             except (RuntimeError, MemoryError) as error:
@@ -174,7 +174,7 @@ class _Stage:
             for tile, outer in zip(batch, outers, strict=True):
                 inner = tile.inner._replace(top=tile.inner.top - row.start)
                 _cut(made, inner.times(factor)).copy_(_cut(outer, tile.inner.within(tile.outer).times(factor)))
-                self.tiling.advance(tile.inner.times(factor).size.area)
+                self.cutting.advance(tile.inner.times(factor).size.area)
             del waiting[: len(batch)]
         return made
 
@@ -194,23 +194,23 @@ class _Stage:
         Raises:
             ResourceError: The tile is as small as it gets.
         """
-        if self.tiling.batch > 1:
-            self.tiling.batch //= 2
-            self.tiling.warn(f"memory ran out: going on with {self.tiling.batch} tiles at once")
+        if self.cutting.batch > 1:
+            self.cutting.batch //= 2
+            self.cutting.warn(f"memory ran out: going on with {self.cutting.batch} tiles at once")
             return waiting
         first = waiting[0]
         if max(first.inner.size) <= LEAST_TILE:
             raise ResourceError(
                 f"memory ran out on a tile of {first.outer.size} source pixels, the smallest: close other programs"
             )
-        self.tiling.tile = max(LEAST_TILE, max(first.inner.size) // 2)
-        self.tiling.warn(f"memory ran out: going on with tiles of {self.tiling.tile * self.passage.factor} pixels")
+        self.cutting.tile = max(LEAST_TILE, max(first.inner.size) // 2)
+        self.cutting.warn(f"memory ran out: going on with tiles of {self.cutting.tile * self.passage.factor} pixels")
         return [piece for tile in waiting for piece in self._pieces(tile)]
 
     def _pieces(self, tile: HaloTile) -> list[HaloTile]:
         """Smaller tiles that give the same; each sees its halo, but no more than the whole saw."""
         pieces = []
-        for piece in halo_tiles(tile.inner.size, self.tiling.tile, 0, self.stride):
+        for piece in halo_tiles(tile.inner.size, self.cutting.tile, 0, self.stride):
             top, left = tile.inner.top + piece.inner.top, tile.inner.left + piece.inner.left
             inner = Tile(top, left, piece.inner.height, piece.inner.width)
             outer_top = max(tile.outer.top, top - self.halo // self.stride * self.stride - self.stride)
@@ -224,3 +224,8 @@ class _Stage:
 def _cut(tensor: Tensor, tile: Tile) -> Tensor:
     """A rectangle of (C, H, W)."""
     return tensor[:, tile.top : tile.bottom, tile.left : tile.right]
+
+
+def _alike(one: HaloTile, other: HaloTile) -> bool:
+    """Whether two tiles see rectangles of one size."""
+    return one.outer.size == other.outer.size
