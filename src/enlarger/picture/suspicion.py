@@ -14,7 +14,7 @@ _BLOCKS = (
     2000  # of a JPEG that are looked at: noise breaks a rule within a few, and this takes some hundredths of a second
 )
 _RUNS = 1 << 20  # of a BMP
-# JPEG, 8 bit (ITU T.81, F.1.2): a DC difference has at most 11 bits, an AC value 10; DC stays within 11 bits and a sign.
+# JPEG, 8 bit (ITU T.81, F.1.2): a DC difference has at most 11 bits, an AC value 10; DC stays within 12 bits.
 _DC_BITS, _AC_BITS, _DC_RANGE = 11, 10, 1 << 12
 
 

@@ -31,7 +31,7 @@ from enlarger.picture.colour import Floats, quantise, to_float
 from enlarger.picture.picture import Metadata, Picture
 from enlarger.picture.read import shown
 from enlarger.picture.resize import resize_rows, rows_needed
-from enlarger.picture.sniff import EXTENSIONS
+from enlarger.picture.sniff import EXTENSIONS, sniff
 
 Strip = Literal["none", "private", "all"]
 _counter = itertools.count()
@@ -585,17 +585,17 @@ def read_record(source: str | os.PathLike[str] | bytes) -> dict[str, Any] | None
 
     name = "the picture" if isinstance(source, bytes) else shown(source)
     data = source if isinstance(source, bytes) else reading._load(source, name, reading.MAX_PIXELS * 16)
-    if data.startswith(png.SIGNATURE):
-        texts = dict(png.read_texts(data, name))
-        if recipe.KEYWORD in texts:
-            return recipe.from_json(texts[recipe.KEYWORD])
-        packet: bytes | None = texts.get("XML:com.adobe.xmp", "").encode() or None
-    else:
-        packet = reading.read(data, max_pixels=reading.MAX_PIXELS * 16).metadata.xmp
-    if packet is None:
+    format = sniff(data[:1024], len(data), name, data[-32:])
+    if format == "PNG":
+        text = dict(png.read_texts(data, name)).get(recipe.KEYWORD)
+        return None if text is None else recipe.from_json(text)
+    # Every other format that holds a record holds its XMP in one piece and unpacked, so no pixel need be decoded.
+    start = data.find(b"<?xpacket begin")
+    end = data.find(b"<?xpacket end", start)
+    if start < 0 or end < 0:
         return None
     try:
-        stored = xmp.record(xmp.normalise(packet))
+        stored = xmp.record(xmp.normalise(data[start:end]))
     except ValueError:
         return None
     return recipe.from_json(stored) if stored else None
