@@ -50,7 +50,7 @@ def tilings(draw):
     )
 
 
-canvases = st.builds(Size, st.integers(1, 70), st.integers(1, 70))
+canvases = st.builds(Size, st.integers(1, 50), st.integers(1, 50))
 
 
 # Crops
@@ -59,9 +59,8 @@ canvases = st.builds(Size, st.integers(1, 70), st.integers(1, 70))
 def test_a_record_is_cut_at_the_same_place_on_planes_of_every_ratio():
     record = Record(Plane(numbers(1, 1, 4, 6)), Plane(numbers(1, 2, 32, 48), 8), "words")
     cut = crop(record, [Tile(1, 2, 2, 3), Tile(2, 3, 2, 3)])
-    assert torch.equal(
-        cut.source.tensor, torch.stack([record.source.tensor[0, :, t : t + 2, t + 1 : t + 4] for t in (1, 2)])
-    )
+    source = record.source.tensor[0]
+    assert torch.equal(cut.source.tensor, torch.stack([source[:, 1:3, 2:5], source[:, 2:4, 3:6]]))
     assert cut.hint.ratio == 8
     assert torch.equal(cut.hint.tensor[1], record.hint.tensor[0, :, 16:32, 24:48])
     assert (cut.text, cut.spare) == ("words", None)
@@ -73,8 +72,9 @@ def test_beyond_the_canvas_a_plane_is_mirrored_about_its_border():
     assert crop_tensor(numbers(1, 1, 1, 1), [Tile(0, 0, 3, 2)]).flatten().tolist() == [0] * 6
 
 
-@given(canvases, st.integers(0, 40), st.integers(0, 40), st.sampled_from([2, 8]))
-def test_planes_of_different_ratios_stay_aligned_in_the_mirror(size, below, right, ratio):
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 40), st.integers(0, 40), st.sampled_from([2, 8]))
+def test_planes_of_different_ratios_stay_aligned_in_the_mirror(height, width, below, right, ratio):
+    size = Size(height, width)
     fine = numbers(1, 1, *size.times(ratio)).sin().double()
     coarse = torch.nn.functional.avg_pool2d(fine, ratio)
     tile = Tile(0, 0, size.height + below, size.width + right)
@@ -199,9 +199,7 @@ def test_the_output_may_be_finer_than_the_input(size, tiling, ratio):
     torch.testing.assert_close(made, fine, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "tiling", [WHOLE, Tiling(64, 16), Tiling(64, 16, fill=True), Tiling(64, 16, weights="gaussian")]
-)
+@pytest.mark.parametrize("tiling", [WHOLE, Tiling(64, 8), Tiling(64, 8, fill=True), Tiling(64, 8, weights="gaussian")])
 def test_one_tile_is_exactly_what_the_function_gave(tiling):
     size = Size(37, 50)
     output = torch.randn(1, 4, *tiling.plan(size)[0].size, generator=torch.Generator().manual_seed(0)) * 1e-30

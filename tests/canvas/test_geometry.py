@@ -1,6 +1,7 @@
 """The result has exactly the size asked for, and as few passes as reach it."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -75,7 +76,7 @@ def test_passes_reach_the_target_and_none_is_needless(source, scale, factor, str
     canvas = place(source, target, factor=factor, stride=stride)
     assert (canvas.source, canvas.target) == (source, target)
     assert canvas.passes[0].source == source
-    for earlier, later in zip(canvas.passes, canvas.passes[1:], strict=False):
+    for earlier, later in pairwise(canvas.passes):
         assert later.source == earlier.native
         assert earlier.native.height < target.height or earlier.native.width < target.width
     assert canvas.native.height >= target.height

@@ -1,5 +1,7 @@
 """Tiles cover a plane, overlap as asked, and see their halo."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ def test_blended_tiles_cover_an_axis_and_never_overlap_less_than_asked(plan):
     starts = blended_starts(length, tile, overlap, placement)
     assert starts[0] == 0
     assert starts[-1] == max(0, length - tile)
-    for earlier, later in zip(starts, starts[1:], strict=False):
+    for earlier, later in pairwise(starts):
         assert later > earlier
         assert earlier + tile - later >= overlap
 
@@ -38,7 +40,7 @@ def test_no_plan_has_a_tile_more_than_needed(plan):
 def test_even_placement_shares_the_overlap_out_and_flush_keeps_the_stride(plan):
     length, tile, overlap, placement = plan
     starts = blended_starts(length, tile, overlap, placement)
-    steps = [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(starts)]
     if steps and placement == "even":
         assert max(steps) - min(steps) <= 1
     else:

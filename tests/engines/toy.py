@@ -55,7 +55,7 @@ def levels(timestep: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ToyConditioning(Conditioning):
-    """What the toys look at: the source (one pixel a cell), a hint of 8 x 8 pixels a cell, two "prompts"."""
+    """What the toys look at: the source (one pixel a cell), a hint of 8 x 8 pixels a cell, prompts (a contrast)."""
 
     hint: Plane | None = None
     text: float = 0.0
@@ -124,7 +124,7 @@ class Toy(Engine):
     def network(self, noisy: Tensor, moment: Moment, conditioning: ToyConditioning, text: float) -> Tensor:
         self.shapes.append(tuple(noisy.shape))
         alpha, beta = levels(moment.timestep)
-        centre = self.centre(noisy, conditioning) + text
+        centre = self.centre(noisy, conditioning) * (1 + text)
         spread = self.deviation**2
         clean = (alpha * spread * noisy + beta**2 * centre) / (alpha**2 * spread + beta**2)
         if self.kind == "x0":

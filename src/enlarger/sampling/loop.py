@@ -201,7 +201,8 @@ def _smaller(tiling: Tiling, size: Size, shortage: str, engine: Denoiser) -> tup
             "close other programs, or try --dtype bfloat16 or --device cpu"
         )
     if smaller.tile == tiling.tile:
-        return smaller, f"memory ran out: {smaller.batch} tiles in one forward pass from here on"
+        count = "one tile" if smaller.batch == 1 else f"{smaller.batch} tiles"
+        return smaller, f"memory ran out: {count} in one forward pass from here on"
     return smaller, f"memory ran out: tiles of {smaller.plan(size)[0].size} cells from here on, details may differ"
 
 

@@ -1,0 +1,12 @@
+"""Tensors here are tiny: on a busy machine, handing them to several threads takes ten times the work itself."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
