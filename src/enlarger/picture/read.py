@@ -63,7 +63,7 @@ def _read(source: Any, max_pixels: int, page: int) -> Picture:
         data, name, kind = bytes(source), "the picture", "bytes"
     elif isinstance(source, (str, os.PathLike)):
         name, kind = shown(source), "file"
-        data = _load(source, name, max_pixels)
+        data = load(source, name, max_pixels)
     elif hasattr(source, "read"):
         content = source.read()
         if not isinstance(content, bytes):
@@ -87,8 +87,14 @@ def shown(path: Any) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-def _load(source: str | os.PathLike[str], name: str, max_pixels: int) -> bytes:
-    """Reads a file whole, after making sure that it is one and that reading it ends."""
+def load(source: str | os.PathLike[str], name: str, max_pixels: int) -> bytes:
+    """Reads a file whole, after making sure that it is one and that reading it ends.
+
+    Args:
+        source: The path.
+        name: How to call it in errors.
+        max_pixels: A file that is larger than any picture of that many pixels is refused unread.
+    """
     text = os.fsdecode(source)
     if "://" in text.split("/", 1)[0] + "//" and text.lower().startswith(("http:", "https:", "ftp:", "s3:", "file:")):
         raise PictureError(f"{name} is an address; download it first, then give the file", "not_a_picture")
@@ -323,7 +329,7 @@ def _from_array(array: NDArray[Any], name: str, max_pixels: int) -> Raw:
         raise PictureError(f"{given}; give {accepted}{hint}", "bad_values")
     if 0 in array.shape:
         raise PictureError(f"{given}, which has no pixels; give {accepted}", "bad_values")
-    if array.dtype not in (np.uint8, np.uint16) and array.dtype.kind != "f":
+    if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and array.dtype.kind != "f":
         raise PictureError(f"{given}; give {accepted}", "bad_values")
     check_pixels(name, array.shape[1], array.shape[0], max_pixels)
     if array.ndim == 2:

@@ -85,6 +85,8 @@ def sniff(head: bytes, size: int, name: str, tail: bytes = b"") -> str:
     known = _signature(head)
     if known:
         return known
+    if _is_tga(head, tail, name):  # before the icons: the first bytes of both may be the same
+        return "TGA"
     for mark, what in (*_RAW_MARKS, *_UNSUPPORTED):
         if head.startswith(mark):
             raise unsupported(name, what)
@@ -98,8 +100,6 @@ def sniff(head: bytes, size: int, name: str, tail: bytes = b"") -> str:
     if head.startswith(b"version https://git-lfs"):
         raise _foreign(name, "a Git LFS pointer, not the picture itself", "fetch it with `git lfs pull`")
     _refuse_text(head, name)
-    if _is_tga(head, tail, name):
-        return "TGA"
     if not head.strip(b"\0"):
         raise _foreign(name, "nothing but zero bytes", "copy or download it again")
     raise PictureError(f"{name} is not a picture that Enlarger knows; it reads {READABLE}", "not_a_picture")

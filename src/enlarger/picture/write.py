@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from enlarger.errors import EnlargerError, OutputError, PictureError, SettingsError
+from enlarger.errors import EnlargerError, OutputError, SettingsError
 from enlarger.picture import exif, formats, netpbm, png, profile, recipe, tiff, xmp
 from enlarger.picture.colour import Floats, quantise, to_float
 from enlarger.picture.picture import Metadata, Picture
-from enlarger.picture.read import shown
+from enlarger.picture.read import MAX_PIXELS, load, shown
 from enlarger.picture.resize import resize_rows, rows_needed
 from enlarger.picture.sniff import EXTENSIONS, sniff
 
@@ -443,6 +443,10 @@ def _outgoing(plan: OutputPlan, picture: Picture | None, record: Mapping[str, An
         found.set_density(before.dpi)
     packed = None if found.empty() else found.to_bytes()
     packet = xmp.pack(body) if body else None
+    if packet and record is not None and len(packet) > held.xmp_bytes:
+        # Too long for the format with what the input had: the record goes before, and `check_output` has warned.
+        own = xmp.with_source_type(None, recipe.source_type(record))
+        packet = xmp.pack(own if held.text else xmp.with_record(own, recipe.to_json(record)))
     iptc = before.iptc if strip == "none" else None
     return Metadata(
         exif=packed if packed and held.exif and len(packed) <= held.exif_bytes else None,
@@ -581,10 +585,8 @@ def read_record(source: str | os.PathLike[str] | bytes) -> dict[str, Any] | None
     Raises:
         PictureError: the file is not a picture or is damaged.
     """
-    from enlarger.picture import read as reading
-
     name = "the picture" if isinstance(source, bytes) else shown(source)
-    data = source if isinstance(source, bytes) else reading._load(source, name, reading.MAX_PIXELS * 16)
+    data = source if isinstance(source, bytes) else load(source, name, MAX_PIXELS * 16)
     format = sniff(data[:1024], len(data), name, data[-32:])
     if format == "PNG":
         text = dict(png.read_texts(data, name)).get(recipe.KEYWORD)
@@ -599,6 +601,3 @@ def read_record(source: str | os.PathLike[str] | bytes) -> dict[str, Any] | None
     except ValueError:
         return None
     return recipe.from_json(stored) if stored else None
-
-
-__all__ = ["OutputPlan", "PictureError", "check_output", "encode", "read_record", "stale_parts", "write"]
