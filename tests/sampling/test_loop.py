@@ -348,7 +348,7 @@ def hard(starts, tile, shape):
 def borders(tiling, axis):
     """Both edges of every overlap, and its middle, along an axis of `WIDE`."""
     starts = sorted({tile[axis] for tile in tiling.plan(WIDE)})
-    pairs = list(zip(starts, starts[1:], strict=False))
+    pairs = list(pairwise(starts))
     edges = set(starts[1:]) | {start + tiling.tile for start in starts[:-1]}
     middles = {later + (earlier + tiling.tile - later) // 2 for earlier, later in pairs}
     return sorted(edges), sorted(middles)

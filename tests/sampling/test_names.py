@@ -34,18 +34,7 @@ def test_names_of_other_tools_are_accepted(known, ours):
 
 
 def test_every_name_finds_itself():
-    assert list(names.SCHEDULERS) == [
-        "ddim",
-        "ddpm",
-        "pndm",
-        "euler",
-        "euler-a",
-        "heun",
-        "dpm++2m",
-        "dpm++2m-karras",
-        "unipc",
-        "lcm",
-    ]
+    assert " ".join(names.SCHEDULERS) == "ddim ddpm pndm euler euler-a heun dpm++2m dpm++2m-karras unipc lcm"
     for name in names.SCHEDULERS:
         assert names.find(name).name == name
 

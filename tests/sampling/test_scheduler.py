@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+from itertools import pairwise, product
 
 import diffusers
 import pytest
@@ -227,11 +228,10 @@ def test_a_moment_out_of_order_is_an_error_and_not_a_wrong_picture():
 # The clean estimate
 
 
-@pytest.mark.parametrize("kind", toy.KINDS)
-@pytest.mark.parametrize("name", ["ddim", "ddpm", "euler", "euler-a"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [*product(["ddim", "ddpm", "euler"], toy.KINDS), *product(["euler-a"], toy.KINDS[:2])]
+)
 def test_the_clean_estimate_is_that_of_diffusers(name, kind):
-    if kind == "x0" and name in NO_X0:
-        pytest.skip("diffusers has no x0 prediction in this scheduler to compare with")
     steps = DiffusersSteps(toy.config(kind), 4, name=name)
     facts = names.SCHEDULERS[name]
     scheduler = getattr(diffusers, facts.kind).from_config(toy.config(kind))
@@ -332,10 +332,7 @@ def test_first_order_steps_follow_the_closed_form_exactly(name, kind):
     start, end, made = gaussian_run(name, kind, 7, spacing="leading")
     # DDIM's next timestep is 1000 // 7 lower, and so is Euler's but for the last.
     ratios = [ratio(moment, name) for moment in made.moments] + [0.0]
-    factor = math.prod(
-        (DEVIATION**2 + here * after) / (DEVIATION**2 + here**2)
-        for here, after in zip(ratios, ratios[1:], strict=False)
-    )
+    factor = math.prod((DEVIATION**2 + here * after) / (DEVIATION**2 + here**2) for here, after in pairwise(ratios))
     signal = 1.0 if name == "euler" else math.sqrt(1 - made.moments[0].sigma ** 2)
     torch.testing.assert_close(end, CENTRE + factor * (start / signal - CENTRE), rtol=2e-3, atol=2e-3)
 
@@ -363,7 +360,7 @@ def test_ancestral_steps_have_the_mean_and_deviation_of_the_closed_form(name, ki
     signal = 1.0 if name == "euler-a" else 1 / math.hypot(1, ratios[0])
     mean = -CENTRE
     variance = ratios[0] ** 2 if name == "euler-a" else 1 / signal**2
-    for here, after in zip(ratios, ratios[1:], strict=False):
+    for here, after in pairwise(ratios):
         keep, fresh = (0, after) if name == "lcm" else (after**2 / here**2, after * math.sqrt(1 - after**2 / here**2))
         trust = DEVIATION**2 / (DEVIATION**2 + here**2)
         factor = trust + keep * (1 - trust)
@@ -396,7 +393,7 @@ def test_wrong_options_are_refused_in_one_line(options, words):
 
 
 def test_a_model_with_a_scheduler_that_is_not_ours_is_told_apart_from_a_wrong_option():
-    with pytest.raises(ModelError, match="KDPM2DiscreteScheduler.*--scheduler"):
+    with pytest.raises(ModelError, match=r"KDPM2DiscreteScheduler.*--scheduler"):
         DiffusersSteps(toy.config(name="KDPM2DiscreteScheduler"), 5)
     DiffusersSteps(toy.config(name="KDPM2DiscreteScheduler"), 5, name="euler")
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from enlarger.canvas.blend import WHOLE, Blend, Tiling, crop, crop_tensor
 from enlarger.errors import ModelError, ResourceError
 from enlarger.sampling.guidance import guide
+from enlarger.sampling.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from enlarger.canvas.noise import NoiseSource
@@ -175,15 +176,9 @@ def _predict(
     try:
         return engine.predict(crop_tensor(scaled, tiles), moment, crop(conditioning, tiles)), ""
     except (RuntimeError, MemoryError) as error:
-        if not _is_shortage(error):
+        if not is_out_of_memory(error):
             raise
         return None, str(error).partition("\n")[0]
-
-
-def _is_shortage(error: Exception) -> bool:
-    """Whether an error says that memory ran out; torch's CPU allocator only has words for it."""
-    words = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error).lower() for word in words)
 
 
 def _smaller(tiling: Tiling, size: Size, shortage: str, engine: Denoiser) -> tuple[Tiling, str]:
