@@ -58,7 +58,7 @@ GAN = Facts(
     settings=GanSettings,
     field=0,  # and factor, stride, decode_field: as the loaded network says
     tile=1024,
-    bytes_per_pixel=160,
+    bytes_per_pixel=768,
     needs_model=True,
     links=("https://github.com/xinntao/Real-ESRGAN",),
 )
