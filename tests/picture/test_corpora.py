@@ -16,9 +16,6 @@ from enlarger.picture.picture import Picture
 from enlarger.picture.read import read
 from tests.picture.support import CORPORA, require_corpora
 
-# Pillow warns of the odd files on purpose; pytest would make errors of that, which the product does not see.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
-
 
 def rows(folder: str) -> list[dict[str, str]]:
     table = CORPORA / "expected.tsv"

@@ -10,6 +10,7 @@ import io
 import logging
 import struct
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,16 @@ _HEADER_BYTES = {"JPEG": 4, "WEBP": 30, "BMP": 26, "GIF": 13, "PPM": 7, "AVIF": 
 _CUT = ("truncated", "not enough", "unexpected end", "end of file", "no more data", "could not create decoder", "eof")
 
 
+def calmly(decoder: Callable[[], Raw]) -> Raw:
+    """Runs a decoder; where the caller's filters make errors of Pillow's warnings, once more without them."""
+    try:
+        return decoder()
+    except Warning:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return decoder()
+
+
 def read_pillow(data: bytes, format: str, name: str, max_pixels: int, page: int = 1) -> Raw:
     """Decodes one page of a file by Pillow's reader for `format`; every failure becomes a PictureError."""
     if len(data) < _HEADER_BYTES[format]:
@@ -68,7 +79,9 @@ def read_pillow(data: bytes, format: str, name: str, max_pixels: int, page: int 
         check_pixels(name, width, height, max_pixels)
     try:
         image = _OPENERS[format](io.BytesIO(data), None)
-    except Exception as error:  # a reader may raise anything on damaged bytes; A.4 of the field study lists what it did
+    except Warning:
+        raise
+    except Exception as error:  # a reader may raise anything on damaged bytes
         raise failure(data, format, name, error) from error
     with image:
         check_pixels(name, image.width, image.height, max_pixels)
@@ -81,7 +94,7 @@ def read_pillow(data: bytes, format: str, name: str, max_pixels: int, page: int 
             check_pixels(name, image.width, image.height, max_pixels)
             image.load()
             raw = from_image(image, name)
-        except (PictureError, SettingsError, MemoryError):
+        except (PictureError, SettingsError, MemoryError, Warning):
             raise
         except Exception as error:
             raise failure(data, format, name, error) from error
@@ -107,7 +120,7 @@ def read_heic(data: bytes, name: str, max_pixels: int, page: int = 1) -> Raw:
         check_pixels(name, item.size[0], item.size[1], max_pixels)
         image = item.to_pillow()
         raw = from_image(image, name)
-    except (PictureError, SettingsError, MemoryError):
+    except (PictureError, SettingsError, MemoryError, Warning):
         raise
     except Exception as error:
         raise failure(data, "HEIC", name, error) from error
@@ -132,6 +145,8 @@ def turn_to_page(image: Image.Image, page: int, frames: int, name: str) -> None:
 def _frames(image: Image.Image) -> int:
     try:
         return int(getattr(image, "n_frames", 1))
+    except Warning:
+        raise
     except Exception:  # a damaged later frame does not make the first unreadable
         return max(1, image.tell() + 1)
 

@@ -56,7 +56,7 @@ def _read(source: Any, max_pixels: int, page: int) -> Picture:
     if isinstance(source, np.ndarray):
         return _finish(_from_array(source, "the array", max_pixels), "numpy", "the array")
     if isinstance(source, Image.Image):
-        return _finish(_from_pillow(source, max_pixels, page), "pil", "the image")
+        return _finish(decode.calmly(lambda: _from_pillow(source, max_pixels, page)), "pil", "the image")
     if isinstance(source, Picture):
         return source
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -75,7 +75,7 @@ def _read(source: Any, max_pixels: int, page: int) -> Picture:
             "give a path, bytes, a Pillow image, a numpy array or a torch tensor",
             "bad_values",
         )
-    raw = _decode(data, name, max_pixels, page)
+    raw = decode.calmly(lambda: _decode(data, name, max_pixels, page))
     if kind == "file":
         _judge_extension(raw, name)
     return _finish(raw, kind, name, page)
@@ -165,6 +165,8 @@ def _apng_frame(data: bytes, first: Raw, name: str, page: int) -> Raw:
             decode.turn_to_page(image, page, first.frames, name)
             image.load()
             frame = decode.from_image(image, name)
+    except (SettingsError, MemoryError, Warning):
+        raise
     except Exception as error:
         raise decode.failure(data, "PNG", name, error) from error
     if first.depth == 16:
@@ -381,7 +383,7 @@ def _from_pillow(image: Image.Image, max_pixels: int, page: int) -> Raw:
     try:
         image.load()
         raw = decode.from_image(image, name)
-    except (PictureError, MemoryError):
+    except (PictureError, MemoryError, Warning):
         raise
     except Exception as error:
         raise decode.failure(b" " * 64, image.format or "picture", name, error) from error

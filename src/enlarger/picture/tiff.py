@@ -295,7 +295,7 @@ def _unpack(page: _Page, data: bytes, index: int, name: str) -> tuple[NDArray[An
                 samples = np.moveaxis(samples, 0, -1)
             return samples.reshape(height, width, channels), False
         return _unpack_by_pillow(data, index, name, page), True
-    except (PictureError, MemoryError):
+    except (PictureError, MemoryError, Warning):
         raise
     except Exception as error:  # both libraries may raise anything on damaged bytes
         raise decode.failure(data, "TIFF", name, error) from error
