@@ -90,7 +90,7 @@ class _Lines(Watch):
         self._last = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
-        if time.monotonic() - self._last < EVERY:
+        if time.monotonic() - self._last < EVERY or progress.done == progress.total:
             return
         self._last = time.monotonic()
         percent = 100 * progress.done // progress.total

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from enlarger.upscaler import Plan, Result, Upscaler
 
 
-PROBE = 64
+PROBE = 48
 """Pixels of either side of the picture that a dry run enlarges to tell the time."""
 
 NOT_FOR_PROBE = ("scale", "size", "longest", "megapixels", "page", "max_pixels", "tile", "batch")
@@ -189,9 +189,7 @@ class Work:
 
     def _write(self, job: Job, result: Result) -> None:
         wish = self.wish
-        options: dict[str, Any] = {"quality": wish.quality, "format": wish.output_format}
-        if wish.strip != "none":
-            options["strip"] = wish.strip
+        options: dict[str, Any] = {"quality": wish.quality, "format": wish.output_format, "strip": wish.strip}
         if job.output is not None:
             result.save(job.output, overwrite=wish.overwrite, **options)
             return
