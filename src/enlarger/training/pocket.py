@@ -138,9 +138,12 @@ class PocketRecipe:
             "colour": settings.colour_weight * means.abs().mean(),
         }
         if self.features is not None:
+            # VGG's pooling has a grid of 4 pixels too. If it always lay alike on the network's own, its gradient would
+            # differ by phase and weave a pattern into the pictures (it did), so it starts at the random corner as well.
+            top, left = corner
             with torch.no_grad():
-                truths = self.features(sharp)
-            made = [layer.chunk(2) for layer in self.features(samples)]
+                truths = self.features(sharp[:, :, top:, left:])
+            made = [layer.chunk(2) for layer in self.features(samples[:, :, top:, left:])]
             scores = torch.stack(
                 [energy_score(one, two, truth, full) for (one, two), truth in zip(made, truths, strict=True)]
             ).sum(0)
