@@ -59,7 +59,7 @@ CAPACITIES: dict[str, Capacity] = {
     "TIFF": Capacity((8, 16, 32), alpha=True, profile=True, exif=True, xmp=True, iptc=True, dpi=True),
     "AVIF": Capacity(grey=False, alpha=True, profile=True, exif=True, xmp=True, dpi=True, side=65_535),
     "BMP": Capacity(dpi=True, total_bytes=2**32 - 1024),
-    "GIF": Capacity(side=65_535, colours=256),
+    "GIF": Capacity(grey=False, side=65_535, colours=256),
     "PPM": Capacity((8, 16, 32)),
     "QOI": Capacity(grey=False, alpha=True),
     "TGA": Capacity(alpha=True, side=65_535),

@@ -458,7 +458,7 @@ def _filtered_bands(pixels: NDArray[Any], alpha: NDArray[Any] | None) -> Iterato
     """
     height, width, channels = pixels.shape
     step = pixels.dtype.itemsize * (channels + (alpha is not None))
-    rows_per_band = max(1, (1 << 20) // (width * step))
+    rows_per_band = max(1, (1 << 18) // (width * step))
     above = np.zeros((1, width * step), np.uint8)
     for first in range(0, height, rows_per_band):
         band = pixels[first : first + rows_per_band]

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -481,12 +481,14 @@ def _encode_by_pillow(
         options["dpi"] = tuple(min(65535, max(1, round(value))) for value in metadata.dpi)
     if plan.format == "JPEG":
         chosen = 95 if quality is None else quality
-        options |= {"quality": chosen, "subsampling": 0 if chosen >= 90 else 2, "optimize": True}
+        # Not optimised or progressive: for these Pillow guesses a buffer for the whole file and fails where noise needs
+        # more.
+        options |= {"quality": chosen, "subsampling": 0 if chosen >= 90 else 2}
         if metadata.iptc:
             options["extra"] = _photoshop_segment(metadata.iptc)
     elif plan.format == "WEBP":
         chosen = 90 if quality is None else quality
-        options |= {"quality": chosen, "lossless": chosen == 100, "exact": True}
+        options |= {"quality": chosen, "lossless": chosen == 100, "exact": True, "use_sharp_yuv": chosen >= 90}
     elif plan.format == "AVIF":
         chosen = 90 if quality is None else quality
         options |= {"quality": chosen, "subsampling": "4:4:4" if chosen >= 90 else "4:2:0"}
@@ -494,7 +496,14 @@ def _encode_by_pillow(
         image = image.quantize(256)
     elif plan.format == "TGA":
         options["compression"] = "tga_rle"
-    image.save(stream, plan.format, **options)
+    image.save(cast(BinaryIO, _Written(stream)), plan.format, **options)
+
+
+class _Written:
+    """A stream without a file number: given one, Pillow writes in C and says "encoder error -2" of a full disk."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.write, self.seek, self.tell, self.flush = stream.write, stream.seek, stream.tell, stream.flush
 
 
 def _photoshop_segment(iptc: bytes) -> bytes:
