@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROUNDS = 4
-"""Corrections; each leaves less than half of the difference (`tests/canvas/test_consistency.py` measures it)."""
+"""Corrections; after them a reduced result is within 2/255 of its source and above 55 dB (tests/canvas)."""
 
 REACH = 5
 """Source pixels that one round looks to each side: 2 to reduce, 2 to enlarge, 1 for the rounding of both."""
