@@ -59,7 +59,7 @@ def matching(names: dict[str, Path], name: str) -> Path | None:
     """The picture of that name, or the only one that adds an ending as programs do ("_4x", "_x4", "_out")."""
     if name in names:
         return names[name]
-    pattern = re.compile(re.escape(name) + r"[_-](x?\d+(\.\d+)?x?|out|sr|result|[a-z][a-z0-9]*)", re.IGNORECASE)
+    pattern = re.compile(re.escape(name) + r"(x\d+|[_-](x?\d+(\.\d+)?x?|[a-z][a-z0-9]*))", re.IGNORECASE)
     longer = [path for stem, path in names.items() if pattern.fullmatch(stem)]
     return longer[0] if len(longer) == 1 else None
 
