@@ -69,6 +69,15 @@ class PocketSettings(SeededSettings):
     )
 
 
+@dataclass(frozen=True)
+class GanSettings(TiledSettings):
+    """What `gan` may be told."""
+
+    consistency: float = setting(
+        0.0, "Back-projection, 0 to 1: at 1 the result made small again equals the input.", low=0, high=1, metavar="F"
+    )
+
+
 INTERPOLATE = Facts(
     name="interpolate",
     summary="Interpolation: nearest, bilinear, bicubic, lanczos. Invents nothing.",
@@ -91,9 +100,21 @@ POCKET = Facts(
     licence="Apache-2.0",
 )
 
+GAN = Facts(
+    name="gan",
+    summary="Your ESRGAN, Real-ESRGAN or compact network: sharp in one step, invents without a dial.",
+    settings=GanSettings,
+    field=0,  # and factor, stride, decode_field: as the loaded network says
+    tile=1024,
+    bytes_per_pixel=768,
+    needs_model=True,
+    links=("https://github.com/xinntao/Real-ESRGAN",),
+)
+
 BUILT_IN = (
     Listing(INTERPOLATE, "enlarger.engines.interpolate:Interpolate"),
     Listing(POCKET, "enlarger.engines.pocket:Pocket"),
+    Listing(GAN, "enlarger.engines.gan:Gan"),
 )
 
 

@@ -24,44 +24,24 @@ from torch.nn import functional
 
 from enlarger.canvas.blend import Plane
 from enlarger.checkpoints.load import digest, read_safetensors
+from enlarger.engines.catalog import GAN
 from enlarger.engines.device import pick_device, pick_dtype
-from enlarger.engines.engine import Conditioning, Engine, Facts, Loaded, Prediction
+from enlarger.engines.engine import Conditioning, Engine, Loaded, Prediction
 from enlarger.errors import ModelError
 from enlarger.networks.rrdb import CompactNet, RRDBNet, build
 from enlarger.sampling.steps import Moment
-from enlarger.settings import TiledSettings, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from enlarger.canvas.geometry import Pass
-    from enlarger.canvas.noise import NoiseSource, PositionalNoise
+    from enlarger.canvas.noise import NoiseSource
+    from enlarger.engines.catalog import GanSettings
     from enlarger.sampling.steps import Adjust
     from enlarger.settings import Machine
 
 BLOCKS_PER_PART = 2
 """Blocks in one part: one would keep twice the features between parts, four compute more at the tiles' edges."""
-
-
-@dataclasses.dataclass(frozen=True)
-class GanSettings(TiledSettings):
-    """What `gan` may be told."""
-
-    consistency: float = setting(
-        0.0, "Back-projection, 0 to 1: at 1 the result made small again equals the input.", low=0, high=1, metavar="F"
-    )
-
-
-GAN = Facts(
-    name="gan",
-    summary="Your ESRGAN, Real-ESRGAN or compact network: sharp in one step, invents without a dial.",
-    settings=GanSettings,
-    field=0,  # and factor, stride, decode_field: as the loaded network says
-    tile=1024,
-    bytes_per_pixel=768,
-    needs_model=True,
-    links=("https://github.com/xinntao/Real-ESRGAN",),
-)
 
 
 class Parts:
@@ -147,7 +127,7 @@ class Gan(Engine):
         return self.channels if isinstance(self.network, RRDBNet) else 3
 
     def condition(
-        self, source: Tensor, passage: Pass, prepared: Any, settings: Any, noise: NoiseSource | PositionalNoise
+        self, source: Tensor, passage: Pass, prepared: Any, settings: Any, noise: NoiseSource
     ) -> Conditioning:
         """See `Engine.condition`."""
         return Conditioning(Plane(source))
