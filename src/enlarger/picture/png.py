@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from enlarger.errors import PictureError
+from enlarger.picture import deflate
 from enlarger.picture.picture import Metadata
 from enlarger.picture.raw import Raw, check_pixels
 
@@ -389,7 +390,7 @@ def write_png(
     *,
     profile: bytes | None = None,
     metadata: Metadata | None = None,
-    level: int = 6,
+    level: int = deflate.LEVEL,
 ) -> None:
     """Writes a PNG band by band, so that nothing the size of the picture is made beside it.
 
@@ -419,15 +420,14 @@ def write_png(
         _chunk(stream, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
     for keyword, text in metadata.text:
         _write_text(stream, keyword, text)
-    packer = zlib.compressobj(level, zlib.DEFLATED, 15, 9)
     waiting = bytearray()
-    for band in _filtered_bands(pixels, alpha):
-        waiting += packer.compress(band)
+    for part in deflate.stream(_filtered_bands(pixels, alpha), level):
+        waiting += part
         if len(waiting) >= 1 << 20:
             _chunk(stream, b"IDAT", waiting)
             waiting = bytearray()
-    waiting += packer.flush()
-    _chunk(stream, b"IDAT", waiting)
+    if waiting:
+        _chunk(stream, b"IDAT", waiting)
     _chunk(stream, b"IEND", b"")
 
 

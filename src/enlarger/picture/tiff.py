@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
 from enlarger.errors import PictureError
-from enlarger.picture import decode
+from enlarger.picture import decode, deflate
 from enlarger.picture.colour import lab_to_srgb
 from enlarger.picture.exif import Entry, Exif, parse
 from enlarger.picture.picture import Metadata
@@ -333,7 +333,7 @@ def write_tiff(
     *,
     profile: bytes | None = None,
     metadata: Metadata | None = None,
-    level: int = 6,
+    level: int = deflate.LEVEL,
 ) -> None:
     """Writes a deflated TIFF strip by strip; BigTIFF when the plain samples pass 4 GiB.
 
@@ -356,8 +356,8 @@ def write_tiff(
     rows = max(1, (1 << 18) // (width * samples * pixels.dtype.itemsize))
     offsets: list[int] = []
     lengths: list[int] = []
-    for first in range(0, height, rows):
-        packed = zlib.compress(_strip(pixels, alpha, slice(first, first + rows)), level)
+    strips = (_strip(pixels, alpha, slice(first, first + rows)) for first in range(0, height, rows))
+    for packed in deflate.in_order(lambda strip: zlib.compress(strip, level), strips):
         offsets.append(stream.tell() - start)
         lengths.append(len(packed))
         stream.write(packed)
