@@ -153,6 +153,12 @@ def test_the_cosine_fades_over_exactly_the_overlap():
     torch.testing.assert_close(weights[1, :4], ramp)
 
 
+@pytest.mark.parametrize(("shape", "profile"), [("cosine", cosine(16, 4)), ("gaussian", gaussian(16))])
+def test_tiles_fade_as_their_engine_asks(shape, profile):
+    first, second = axis_weights([0, 12], 16, shape)[:, [12, 13, 14, 15, 0, 1, 2, 3]].double()
+    torch.testing.assert_close(first[:4] / second[4:], profile[12:] / profile[:4], rtol=1e-5, atol=0)
+
+
 def test_the_gaussian_is_that_of_stablesr():
     # StableSR's w(u) = exp(-(u - m)^2 / (2 * 0.01 * L^2)) / sqrt(2 pi 0.01) at L = 64: 2.191e-5 at the ends.
     bell = gaussian(64) / (2 * torch.pi * 0.01) ** 0.5
@@ -224,9 +230,11 @@ def test_the_batch_changes_nothing():
 
 def test_half_precision_is_blended_in_single():
     size, tiling = Size(64, 64), Tiling(32, 16, weights="gaussian")
-    made = over_tiles(lambda group: torch.full((1, 1, 32, 32), 0.1, dtype=torch.float16), tiling.plan(size), size)
-    assert made.dtype == torch.float32
-    torch.testing.assert_close(made, torch.full_like(made, float(torch.tensor(0.1).half())), rtol=1e-6, atol=0)
+    for tiles in (tiling.plan(size), WHOLE.plan(size)):
+        half = torch.full((1, 1, *tiles[0].size), 0.1, dtype=torch.float16)
+        made = over_tiles(lambda group, half=half: half, tiles, size)
+        assert made.dtype == torch.float32
+        torch.testing.assert_close(made, torch.full_like(made, half[0, 0, 0, 0].item()), rtol=1e-6, atol=0)
 
 
 def test_batches_keep_the_order_and_lose_nothing():

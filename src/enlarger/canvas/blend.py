@@ -203,7 +203,7 @@ def axis_weights(starts: Sequence[int], tile: int, shape: Weights) -> Tensor:
 
 
 class Blend:
-    """Collects the outputs of tiles into one plane, float32.
+    """Collects the outputs of tiles into one plane after the other, float32.
 
     One tile is passed through as it is: nothing is multiplied or rounded.
     """
@@ -224,11 +224,12 @@ class Blend:
         self.size = size.times(ratio)
         self._single = len(tiles) == 1
         self._plane: Tensor | None = None
-        height, width = (ratio * side for side in tiles[0].size)
-        rows = axis_weights([ratio * top for top in tops], height, weights)
-        columns = axis_weights([ratio * left for left in lefts], width, weights)
-        self._rows = dict(zip(tops, rows, strict=True))
-        self._columns = dict(zip(lefts, columns, strict=True))
+        if not self._single:
+            height, width = (ratio * side for side in tiles[0].size)
+            rows = axis_weights([ratio * top for top in tops], height, weights)
+            columns = axis_weights([ratio * left for left in lefts], width, weights)
+            self._rows = dict(zip(tops, rows, strict=True))
+            self._columns = dict(zip(lefts, columns, strict=True))
 
     def add(self, output: Tensor, tiles: Sequence[Tile]) -> None:
         """Add the outputs of some tiles; every tile once.
@@ -240,7 +241,8 @@ class Blend:
         import torch
 
         if self._single:
-            self._plane = output[..., : self.size.height, : self.size.width].float()
+            fits = output.shape[-2:] == tuple(self.size)
+            self._plane = (output if fits else output[..., : self.size.height, : self.size.width]).float()
             return
         if self._plane is None:
             self._plane = torch.zeros(1, output.shape[1], *self.size, device=output.device)
@@ -253,9 +255,10 @@ class Blend:
             plane.addcmul_(item[:, :height, :width].float(), row[:, None] * column)
 
     def result(self) -> Tensor:
-        """The blended plane (1, C, H, W), once all tiles are in."""
-        assert self._plane is not None, "no tile was added"
-        return self._plane
+        """The blended plane (1, C, H, W), once all tiles are in; the next tile begins a new one."""
+        plane, self._plane = self._plane, None
+        assert plane is not None, "no tile was added"
+        return plane
 
 
 def batches(tiles: Sequence[Tile], batch: int) -> Iterator[Sequence[Tile]]:

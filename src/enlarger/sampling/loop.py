@@ -8,6 +8,7 @@ tiles never show in any of them. The loop is a generator of small records: progr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -113,42 +114,44 @@ def denoise(
     """
     moments = steps.moments
     tiles = tiling.plan(size)
+    canvas = _Canvas(tiles, size, tiling)
     warnings: tuple[str, ...] = ()
     with torch.inference_mode():
         state = steps.start(noise, (1, engine.state_channels(), *size), engine.latent(conditioning))
         state = state.to(engine.device, torch.float32)
     for number, moment in enumerate(moments):
-        with torch.inference_mode():
-            scaled = steps.scale(state, moment)
-        canvas = _Canvas(tiles, size, tiling)
         predicted = 0
+        scaled = state
         while predicted < len(tiles):
             group = tiles[predicted : predicted + tiling.batch]
+            following: Tensor | None = None
+            clean: Tensor | None = None
+            # The mode is entered anew for each forward pass: a generator must not leave it on while it waits.
             with torch.inference_mode():
+                if predicted == 0:
+                    scaled = steps.scale(state, moment)
                 outputs, shortage = _predict(engine, scaled, moment, conditioning, group)
                 if outputs is not None:
+                    predicted += len(group)
                     canvas.add(outputs, group)
+                    if predicted == len(tiles):
+                        prediction = guide(*canvas.result(), guidance_scale, guidance_rescale)
+                        _check(prediction, engine, moment, number, len(moments))
+                        clean = steps.clean(prediction, state, moment) if preview else None
+                        following = state = steps.step(prediction, state, moment, noise, adjust)
             if outputs is None:
                 tiling, remark = _smaller(tiling, size, shortage, engine)
                 warnings += (remark,)
-                if tiling.plan(size) != tiles:  # a smaller tile: this moment begins anew
+                if tiling.plan(size) != tiles:  # smaller tiles: this moment begins anew
                     tiles = tiling.plan(size)
                     canvas, predicted = _Canvas(tiles, size, tiling), 0
                 continue
-            predicted += len(group)
-            if predicted < len(tiles):
-                yield Step(moment, number * len(tiles) + predicted, len(moments) * len(tiles), warnings=warnings)
-        with torch.inference_mode():
-            prediction = guide(*canvas.result(), guidance_scale, guidance_rescale)
-            if not torch.isfinite(prediction).all():
-                raise ModelError(_not_finite(engine, moment, number, len(moments)))
-            clean = steps.clean(prediction, state, moment) if preview else None
-            state = steps.step(prediction, state, moment, noise, adjust)
-        yield Step(moment, (number + 1) * len(tiles), len(moments) * len(tiles), state, clean, warnings)
+            done = number * len(tiles) + predicted
+            yield Step(moment, done, len(moments) * len(tiles), following, clean, warnings)
 
 
 class _Canvas:
-    """The outputs of one moment's tiles, with and without the prompt."""
+    """The outputs of a moment's tiles, with and without the prompt."""
 
     def __init__(self, tiles: list[Tile], size: Size, tiling: Tiling) -> None:
         self._conditional = Blend(tiles, size, weights=tiling.weights)
@@ -162,6 +165,7 @@ class _Canvas:
             self._guided = True
 
     def result(self) -> tuple[Tensor, Tensor | None]:
+        """Both planes; the canvas is empty again."""
         return self._conditional.result(), self._unconditional.result() if self._guided else None
 
 
@@ -174,7 +178,9 @@ def _predict(
     anything is tried again.
     """
     try:
-        return engine.predict(crop_tensor(scaled, tiles), moment, crop(conditioning, tiles)), ""
+        if len(tiles) > 1 or tuple(tiles[0].size) != scaled.shape[2:]:  # else the tile is the canvas
+            scaled, conditioning = crop_tensor(scaled, tiles), crop(conditioning, tiles)
+        return engine.predict(scaled, moment, conditioning), ""
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -201,11 +207,18 @@ def _smaller(tiling: Tiling, size: Size, shortage: str, engine: Denoiser) -> tup
     return smaller, f"memory ran out: tiles of {smaller.plan(size)[0].size} cells from here on, details may differ"
 
 
-def _not_finite(engine: Denoiser, moment: Moment, number: int, count: int) -> str:
+def _check(prediction: Tensor, engine: Denoiser, moment: Moment, number: int, count: int) -> None:
+    """Stop at numbers that are none, before they become a black picture.
+
+    Raises:
+        ModelError: There are some; names the step and what may help.
+    """
+    if math.isfinite(float(prediction.sum())):  # one number that is none makes the sum none
+        return
     remedy = "another --scheduler or a lower --guidance-scale"
     if engine.dtype != torch.float32:
         remedy = f"--dtype float32 (now {str(engine.dtype).removeprefix('torch.')}), or {remedy}"
-    return (
+    raise ModelError(
         f"the network's prediction is not a finite number at step {number + 1} of {count} "
         f"(timestep {moment.timestep:g}): try {remedy}"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,14 +95,17 @@ class DiffusersSteps:
         self.name = scheduler.name
         begin, self.raised = self._set_steps(steps, strength)
         self._timesteps = list(self._scheduler.timesteps[begin:])
-        self._exploding = scheduler.kind in _EXPLODING
-        self._levels = [self._level(begin + position) for position in range(len(self._timesteps))]
+        self._levels = self._read_levels(begin, scheduler.kind in _EXPLODING)
+        count = len(self._timesteps)
         self._moments = tuple(
-            Moment(len(self._timesteps) - 1 - position, len(self._timesteps), float(timestep), sigma)
-            for position, (timestep, (_, sigma)) in enumerate(zip(self._timesteps, self._levels, strict=True))
+            Moment(count - 1 - position, count, float(timestep), sigma)
+            for position, (timestep, (_, sigma)) in enumerate(
+                zip(self._scheduler.timesteps[begin:].tolist(), self._levels, strict=True)
+            )
         )
         self._done = 0
         self._options: dict[str, Any] = {"eta": eta} if scheduler.eta else {}
+        self._draws = "generator" in inspect.signature(self._scheduler.step).parameters
 
     @property
     def moments(self) -> Sequence[Moment]:
@@ -147,9 +151,15 @@ class DiffusersSteps:
             prediction = self._standing_for(clean, noisy, position, "epsilon" if self._as_epsilon else self.prediction)
         elif self._as_epsilon:
             prediction = self._standing_for(prediction, noisy, position, "epsilon")
-        with _Answered(noise, prediction.device):
+        options = dict(self._options)
+        answered: AbstractContextManager[Any] = nullcontext()
+        if self._draws:
+            # Diffusers' own way where there is a generator; it moves what a CPU generator draws to the device.
+            options["generator"] = getattr(noise, "generator", None)
+            answered = nullcontext() if options["generator"] else _Answered(noise, prediction.device)
+        with answered:
             following: Tensor = self._scheduler.step(
-                prediction, self._timesteps[position], noisy, **self._options, return_dict=False
+                prediction, self._timesteps[position], noisy, **options, return_dict=False
             )[0]
         self._done += 1
         return following
@@ -201,17 +211,16 @@ class DiffusersSteps:
             scheduler.set_begin_index(begin)
         return begin, asked < 1
 
-    def _level(self, index: int) -> tuple[float, float]:
-        """Signal and noise of the state at the scheduler's `index`: the state is signal * x0 + sigma * noise."""
+    def _read_levels(self, begin: int, exploding: bool) -> list[tuple[float, float]]:
+        """Signal and noise of the states from index `begin` on: a state is signal * x0 + noise * (a normal value)."""
         scheduler = self._scheduler
-        if hasattr(scheduler, "sigmas"):
-            sigma = float(scheduler.sigmas[index])
-            if self._exploding:
-                return 1.0, sigma
-            signal = 1 / math.sqrt(sigma**2 + 1)
-            return signal, sigma * signal
-        kept = float(scheduler.alphas_cumprod[int(scheduler.timesteps[index])])
-        return math.sqrt(kept), math.sqrt(1 - kept)
+        if not hasattr(scheduler, "sigmas"):
+            kept = scheduler.alphas_cumprod[scheduler.timesteps[begin:].long()].tolist()
+            return [(math.sqrt(share), math.sqrt(1 - share)) for share in kept]
+        sigmas = scheduler.sigmas[begin : begin + len(self._timesteps)].tolist()
+        if exploding:
+            return [(1.0, sigma) for sigma in sigmas]
+        return [(1 / math.hypot(1, sigma), sigma / math.hypot(1, sigma)) for sigma in sigmas]
 
 
 def _prediction(word: str) -> str:
@@ -244,8 +253,8 @@ def _make(kind: str, config: Mapping[str, Any], changes: Mapping[str, Any]) -> A
 class _Answered(TorchFunctionMode):
     """While it is active, in this thread, `torch.randn` is answered by the picture's noise source.
 
-    Schedulers draw inside `step`, from a torch generator only; this way recorded noise can take its place, the
-    draw is on the CPU for every device, and no scheduler ever reads global random state.
+    Schedulers draw inside `step`, from a torch generator only; this way noise that has none (recorded noise, above
+    all) takes its place, and no scheduler ever reads global random state.
     """
 
     def __init__(self, noise: NoiseSource, device: torch.device) -> None:
