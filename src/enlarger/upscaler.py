@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 STRETCH = 256
 """Rows of the result that are finished at a time."""
 
+ONE_TILE = 1.5
+"""A picture up to so many default tiles long is not cut: halos would cost more than the memory is worth."""
+
 BASE_MEMORY = 350_000_000
 """Bytes that Python, torch and numpy take before any picture (measured on Linux, CPU build)."""
 
@@ -268,6 +271,8 @@ class Upscaler:
         grid = facts.factor * facts.stride
         budget = self.machine.max_memory or int(free_memory() * RESERVE) + BASE_MEMORY
         wanted = settings.tile or facts.tile
+        if settings.tile is None and facts.field is not None and max(largest) <= ONE_TILE * facts.tile:
+            wanted = -(-max(largest) // grid) * grid
         tile = fit_tile(wanted, cost, budget, grid=grid, least=min(16 * grid, wanted))
         batch = settings.batch or 1
         tiles = sum(

@@ -1,0 +1,70 @@
+"""The documentation's examples run, and what it names is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from enlarger.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
+]
+
+
+@pytest.fixture
+def photograph(tmp_path, monkeypatch):
+    """A folder with a photo.jpg in it, to run in."""
+    monkeypatch.chdir(tmp_path)
+    y, x = np.mgrid[:20, :30] * 8
+    Image.fromarray(np.stack([x, y, x + y], 2).clip(0, 255).astype(np.uint8)).save("photo.jpg")
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_python_examples_run(block, photograph):
+    exec(compile(block, "example", "exec"), {})
+
+
+def test_the_misspelt_keyword_gets_the_answer_that_the_page_shows(photograph, capsys):
+    page = (ROOT / "docs" / "python.md").read_text()
+    block = next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "scael" in block)
+    exec(compile(block, "example", "exec"), {})
+    assert re.search(r"print\(error\)\s+# (.*)", block)[1] in capsys.readouterr().out
+
+
+def test_commands_of_the_readme_are_accepted(photograph):
+    """Each runs as a rehearsal (--dry-run), but for those that need the user's model or this repository."""
+    (photograph / "scans").mkdir()
+    Image.new("RGB", (4, 4)).save(photograph / "scans" / "a.png")
+    block = (ROOT / "README.md").read_text().split("## Use it")[1].split("```sh\n")[1].split("```")[0]
+    commands = [line.partition("#")[0].split() for line in block.splitlines()]
+    assert len(commands) > 5
+    for command in commands:
+        if "-m" not in command:
+            assert main([*command[1:], "--dry-run", "--quiet"]) == 0, command
+
+
+def test_links_and_pictures_exist():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_paths_in_the_architecture_exist():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rooms = "src/enlarger|canvas|sampling|engines|picture|evaluation|training|cli|batch"
+    found = re.findall(rf"`((?:{rooms})/[a-z0-9_/]+\.(?:py|md))", text)
+    assert len(found) > 20
+    for path in found:
+        place = ROOT / path if path.startswith("src") else ROOT / "src" / "enlarger" / path
+        assert place.exists(), path
