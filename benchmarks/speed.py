@@ -3,8 +3,8 @@
     python benchmarks/speed.py [--sizes 256 512 1024] [--rounds 3] [--threads 2]
 
 Every measurement is a process of its own (so its peak memory is its own); ours and the peer's take turns, and the
-fastest of the rounds counts. Loading is left out of the seconds. Peers: Pillow's resize of the bytes, and for pocket the
-network called on the whole picture in plain torch, with the same steps, without tiles, rows or files.
+fastest of the rounds counts. Loading is left out of the seconds. Peers: Pillow's resize of the bytes, and for pocket
+the network called on the whole picture in plain torch, with the same steps, without tiles, rows or files.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def pillow(side: int) -> Callable[[], Any]:
 
 
 def plain_torch(side: int, steps: int) -> Callable[[], Any]:
-    """pocket's network on the whole picture at once, as a script would call it."""
+    """The network of pocket on the whole picture at once, as a script would call it."""
     import torch
 
     from enlarger.engines.pocket import Pocket

@@ -63,13 +63,17 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
             for key in wanted
             if key in weights and weights[key].shape != wanted[key].shape
         ],
-        "not finite": [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()],
+        "not finite": [key for key, value in weights.items() if not _finite(value)],
     }
     found = {kind: names for kind, names in faults.items() if names}
     if found:
         listed = "; ".join(f"{kind}: {_some(names)}" for kind, names in found.items())
         raise ModelError(f"{name} does not fit {type(module).__name__}: {listed}")
     module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in weights.items()})
+
+
+def _finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
 
 
 def _some(names: list[str]) -> str:
