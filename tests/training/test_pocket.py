@@ -18,7 +18,17 @@ from enlarger.errors import SettingsError
 from enlarger.networks.pocket import PocketNet
 from enlarger.training.perceptual import CONVOLUTIONS, PerceptualFeatures
 from enlarger.training.photos import Photos
-from enlarger.training.pocket import CHAINS, PocketRecipe, detail, load_weights, patches, save_weights, train
+from enlarger.training.pocket import (
+    CHAINS,
+    PocketRecipe,
+    detail,
+    load_weights,
+    opponent,
+    patches,
+    save_weights,
+    train,
+    unevenness,
+)
 from enlarger.training.settings import TrainSettings
 
 
@@ -88,6 +98,8 @@ def test_a_micro_batch_is_a_function_of_seed_update_and_place(settings: TrainSet
         {"patch_weight": 0.0},
         {"detail_weight": 0.0},
         {"colour_weight": 0.0},
+        {"hue_weight": 0.0},
+        {"grid_weight": 0.0},
         {"feature_weight": 0.0},
         {"patch_spread": 0.0},
         {"feature_spread": 0.0},
@@ -148,6 +160,23 @@ def test_detail_of_a_ramp_is_nothing_and_of_a_point_is_not() -> None:
     point = torch.zeros(1, 3, 7, 7)
     point[..., 3, 3] = 1
     assert detail(point)[0, 1, 2, 2] == pytest.approx(0.75)
+
+
+def test_opponent_colours_ignore_brightness() -> None:
+    grey = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)).expand(1, 3, 4, 4)
+    assert not opponent(grey).any()
+    assert opponent(grey * torch.tensor([1.0, 0.5, 0.5]).view(1, 3, 1, 1)).abs().mean() > 0.1
+
+
+def test_unevenness_sees_a_weave_of_four_pixels_and_no_other() -> None:
+    picture = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1
+    woven = picture.clone()
+    woven[..., ::4] += 0.2
+    other = picture + 0.2 * (torch.arange(64) % 3 == 0)
+    assert unevenness(picture) < 0.02
+    assert unevenness(woven) > 0.1
+    assert unevenness(woven.transpose(2, 3)) > 0.1
+    assert unevenness(other) < 0.03
 
 
 def test_chances_are_chances_and_cover_every_step() -> None:

@@ -60,6 +60,34 @@ def detail(pictures: Tensor) -> Tensor:
     return pictures[:, :, 1:-1, 1:-1] - functional.conv2d(pictures, kernel, groups=3)
 
 
+def opponent(pictures: Tensor) -> Tensor:
+    """Colour without brightness: R - G, G - B, and B - R, (B, 3, H, W) to the same."""
+    return pictures - pictures.roll(-1, 1)
+
+
+def unevenness(pictures: Tensor) -> Tensor:
+    """How much the steps between pixels depend on their place in the network's grid of 4 pixels.
+
+    Mean absolute first and second differences, down and across, for each of the four phases; their mean deviation from
+    the phases' mean, relative to it. Near 0 for photographs, whose content knows no grid.
+
+    Args:
+        pictures: (B, 3, H, W), H and W multiples of 4.
+
+    Returns:
+        A number for all pictures together.
+    """
+    total = pictures.new_zeros(())
+    for turned in (pictures, pictures.transpose(2, 3)):
+        steps = turned
+        for _ in range(2):
+            steps = steps[..., 1:] - steps[..., :-1]
+            whole = steps.shape[-1] // 4 * 4
+            phases = steps[..., :whole].abs().reshape(-1, 4).mean(0)
+            total = total + (phases / phases.mean() - 1).abs().mean() / 4
+    return total
+
+
 class PocketRecipe:
     """The loss of `pocket`; a micro-batch is a function of (seed, update, micro)."""
 
@@ -89,8 +117,11 @@ class PocketRecipe:
             known, _ = run(net, small, nothing, strength, levels[:trained])
         state = state_at(levels[trained], known, nothing, strength)
         residual = net(small, state, torch.full((count,), levels[trained]), strength)
-        loss = charbonnier(net.enlarge(small) + residual - sharp).mean()
-        return loss * 10, {"regression": float(loss.detach())}
+        picture = net.enlarge(small) + residual
+        loss = charbonnier(picture - sharp).mean()
+        grid = unevenness(picture)
+        numbers = {"regression": float(loss.detach()), "grid0": float(grid.detach())}
+        return loss * 10 + self.settings.grid_weight * grid, numbers
 
     def sampling(self, net: PocketNet, generator: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Strength above 0: the energy scores of two samples."""
@@ -135,7 +166,10 @@ class PocketRecipe:
         parts: dict[str, Tensor] = {
             "patch": settings.patch_weight * scored(lambda picture: patches(picture, 4, *corner), little),
             "detail": settings.detail_weight * scored(lambda picture: patches(detail(picture), 4, *corner), full),
+            # On its own, because beside brightness a patch's colour hardly counts, and coloured speckle shows.
+            "hue": settings.hue_weight * scored(lambda picture: patches(opponent(picture), 4, *corner), little),
             "colour": settings.colour_weight * means.abs().mean(),
+            "grid": settings.grid_weight * unevenness(samples),
         }
         if self.features is not None:
             # VGG's pooling has a grid of 4 pixels too. If it always lay alike on the network's own, its gradient would

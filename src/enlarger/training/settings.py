@@ -52,6 +52,12 @@ class TrainSettings:
     detail_weight: float = field(
         default=4.0, metadata={"help": "weight of the score of fine detail", "range": (0, None)}
     )
+    hue_weight: float = field(
+        default=4.0, metadata={"help": "weight of the score of patches' colour without brightness", "range": (0, None)}
+    )
+    grid_weight: float = field(
+        default=0.3, metadata={"help": "weight of steps that depend on the network's 4-pixel grid", "range": (0, None)}
+    )
     colour_weight: float = field(default=4.0, metadata={"help": "weight of the 8x8 mean colours", "range": (0, None)})
     feature_weight: float = field(
         default=1.0, metadata={"help": "weight of the score of VGG features", "range": (0, None)}
