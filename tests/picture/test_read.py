@@ -260,6 +260,16 @@ def test_a_file_larger_than_its_pixels_can_need_is_not_even_read(tmp_path: Path)
     assert caught.value.kind == "too_large"
 
 
+@pytest.mark.parametrize(("marker", "bits", "says"), [(0xC1, 12, "12 bits"), (0xC3, 8, "lossless")])
+def test_jpegs_of_rare_kinds_are_named(marker: int, bits: int, says: str) -> None:
+    data = bytearray(saved(Image.new("RGB", (16, 16)), "JPEG"))
+    at = data.index(b"\xff\xc0")
+    data[at + 1], data[at + 4] = marker, bits
+    with pytest.raises(PictureError, match=says) as caught:
+        read(bytes(data))
+    assert caught.value.kind == "unsupported_format"
+
+
 # --- pages
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,9 @@ def test_a_loop_of_directories_ends() -> None:
     (first,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, first)
     struct.pack_into("<I", data, first + 2 + 12 * count, first)
-    assert read(bytes(data)).width == 4
+    picture = read(bytes(data))
+    assert picture.width == 4
+    assert not picture.warnings  # one page, not ten thousand
 
 
 def test_a_raw_file_is_not_read_as_its_thumbnail() -> None:
@@ -191,6 +194,27 @@ def test_pages_that_are_reduced_copies_do_not_count() -> None:
         file.write(noise(6, 6, 3, np.uint8), photometric="rgb")
     assert "2 pages" in read(stream.getvalue()).warnings[0]
     assert read(stream.getvalue(), page=2).width == 6
+
+
+def test_strips_past_the_end_are_seen_before_anything_is_decoded(corpora: Path) -> None:
+    for path in (corpora / "bad" / "strip_past_end.tif", made(noise(9, 9, 3), photometric="rgb")[:-50]):
+        with pytest.raises(PictureError, match="lie past the end") as caught:
+            read(path)
+        assert caught.value.kind == "truncated"
+
+
+@pytest.mark.parametrize("format", ["classic", "big"])
+def test_a_file_cut_in_its_directory_is_cut_off(format: str) -> None:
+    """Written here the directory stands at the end: any cut hits it."""
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, noise(6, 6, 3), photometric="rgb", bigtiff=format == "big", rowsperstrip=1)
+    own = io.BytesIO()
+    write_tiff(own, noise(6, 6, 3), None)
+    data = own.getvalue() if format == "classic" else stream.getvalue()
+    for length in range(16, len(data) - 60, 7):
+        with pytest.raises(PictureError) as caught:
+            read(data[:length])
+        assert caught.value.kind == "truncated", length
 
 
 # --- writing

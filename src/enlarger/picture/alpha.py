@@ -54,8 +54,7 @@ def enlarge_alpha(alpha: Floats, size: tuple[int, int]) -> Floats:
     if (alpha == first).all():
         return np.full(size, first, np.float32)
     larger = resize(alpha, size, "bicubic")
-    np.clip(larger, 0, 1, out=larger)
-    # The filter's weights sum to one only up to rounding: opaque must stay opaque in 16 bits and floats too.
+    # Bicubic overshoots, and its weights sum to one only up to rounding: opaque must stay opaque in floats too.
     larger[larger < 1e-6] = 0
     larger[larger > 1 - 1e-6] = 1
     return larger

@@ -10,7 +10,7 @@ import io
 import logging
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from enlarger.errors import PictureError, SettingsError
 from enlarger.picture import profile as profiles
 from enlarger.picture.colour import lab_to_srgb
 from enlarger.picture.raw import Raw, check_pixels
+from enlarger.picture.sniff import unsupported
 from enlarger.picture.suspicion import bmp_runs_are_broken, jpeg_scan_is_broken
 
 # Pillow warns of what it finds odd in a file; what matters of that is told in `Picture.warnings`. A filter for each
@@ -243,13 +244,14 @@ def failure(data: bytes, format: str, name: str, error: Exception) -> PictureErr
     text = str(error).lower()
     cut = isinstance(error, EOFError) or any(word in text for word in _CUT)
     if format == "JPEG":
-        cut = _jpeg_is_cut(data, cut)
+        kind = _jpeg_kind(data)
+        if kind:
+            return unsupported(name, kind)
+        cut = _jpeg_is_cut(data)
     elif format == "WEBP":
         cut = len(data) + 1 < 8 + struct.unpack_from("<I", data, 4)[0]
     elif format == "GIF":
         cut = cut or not data.rstrip(b"\0").endswith(b";")
-    elif format == "PPM":
-        cut = (cut and data[:2] not in (b"P1", b"P2", b"P3")) or ("invalid" not in text and cut)
     elif format == "BMP":
         cut = cut or len(data) < struct.unpack_from("<I", data, 2)[0]
     if cut:
@@ -259,24 +261,41 @@ def failure(data: bytes, format: str, name: str, error: Exception) -> PictureErr
     return PictureError(f"{name} is damaged: its {shown} data cannot be decoded; copy or export it again", "corrupt")
 
 
-def _jpeg_is_cut(data: bytes, said: bool) -> bool:
-    """Walks the segments: cut when the data end inside one, or in the scan before the end marker."""
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Gives marker and position of the segments up to the first scan, that one included, as far as they go."""
     position = 2
-    while position + 2 <= len(data):
-        if data[position] != 0xFF:
-            return False
+    while position + 2 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
-        if marker == 0xFF:
+        if marker == 0xFF:  # fill
             position += 1
             continue
-        if marker == 0xD9:
-            return False  # the end before any scan
-        if marker == 0xDA:
-            return said and b"\xff\xd9" not in data[position:]
-        if position + 4 > len(data):
-            return True
-        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-    return True
+        yield marker, position
+        if marker in (0xD9, 0xDA) or position + 4 > len(data):
+            return
+        position += 2 + max(2, struct.unpack_from(">H", data, position + 2)[0])
+    if position >= len(data):
+        yield -1, len(data)
+
+
+def _jpeg_is_cut(data: bytes) -> bool:
+    """Cut when the data end inside a segment, or in the scan before the end marker."""
+    marker, position = -1, len(data)
+    for marker, position in _jpeg_segments(data):  # noqa: B007  (the last ones count)
+        pass
+    if marker == 0xDA:
+        return b"\xff\xd9" not in data[position:]
+    return marker == -1 or (marker != 0xD9 and position + 4 > len(data))
+
+
+def _jpeg_kind(data: bytes) -> str | None:
+    """Names a JPEG of a kind that libjpeg is not built to decode: not 8 bits a sample, lossless or hierarchical."""
+    for marker, position in _jpeg_segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 5 <= len(data):
+            if data[position + 4] != 8:
+                return f"a JPEG of {data[position + 4]} bits a sample"
+            if marker not in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA):
+                return "a lossless or hierarchical JPEG"
+    return None
 
 
 def _require_boxes(data: bytes, name: str) -> None:

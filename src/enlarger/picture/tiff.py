@@ -48,7 +48,7 @@ _TYPES = {
 }
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _PLAIN = {1, 8, 32946, 32773}  # what tifffile unpacks alone: none, deflate (two numbers), PackBits
-_KNOWN = _PLAIN | {2, 3, 4, 5, 6, 7, 32809, 34925, 50000}  # fax, LZW, JPEG, Thunderscan, LZMA, Zstandard
+_KNOWN = _PLAIN | {2, 3, 4, 5, 6, 7, 32809, 34925, 50000, 50001}  # fax, LZW, JPEG, Thunderscan, LZMA, Zstandard, WebP
 _MAX_PAGES = 10_000
 
 
@@ -75,6 +75,8 @@ class _Page:
     """One directory: values as tuples of numbers, or bytes for types of text and undefined."""
 
     tags: dict[int, tuple[int, Any]]
+    cut: bool = False
+    """Whether a part of it lies past the end of the file."""
 
     def number(self, tag: int, default: int = 0) -> int:
         value = self.tags.get(tag, (0, (default,)))[1]
@@ -107,20 +109,27 @@ def read_tiff(data: bytes, name: str, max_pixels: int, page: int = 1) -> Raw:
     index = full[page - 1]
     found = pages[index]
     _judge(found, data, name, max_pixels)
-    bits = found.numbers(258) or (1,)
-    kind = found.number(339, 1)
-    if max(bits) > 8 or kind == 3:
-        raw = _deep(found, data, index, name, max_pixels, page)
-    else:
-        raw = decode.read_pillow(data, "TIFF", name, max_pixels, index + 1)
-        raw.turned = True  # Pillow turns a TIFF when it loads it
+    try:
+        raw = _decode(found, data, index, name, max_pixels)
+    except PictureError as error:
+        if error.kind == "corrupt" and found.cut:  # what the decoder missed was in the part that is gone
+            raise _cut(name) from error
+        raise
     raw.format, raw.frames = "TIFF", len(full)
-    raw.orientation = 1 if raw.turned else found.number(274, 1)
+    raw.orientation = found.number(274, 1)
     raw.icc = None if raw.converted else found.blob(34675)
     raw.xmp, raw.iptc, raw.exif = found.blob(700), found.blob(33723), None
     if index == 0 and data[2:4] in (b"*\0", b"\0*"):
         raw.exif = data  # its first directory is what EXIF's first directory is
     raw.dpi, raw.dpi_is_ratio = _density(found)
+    return raw
+
+
+def _decode(page: _Page, data: bytes, index: int, name: str, max_pixels: int) -> Raw:
+    if max(page.numbers(258) or (1,)) > 8 or page.number(339, 1) == 3:
+        return _deep(page, data, index, name)
+    raw = decode.read_pillow(data, "TIFF", name, max_pixels, index + 1)
+    raw.turned = True  # Pillow turns a TIFF when it loads it
     return raw
 
 
@@ -140,6 +149,10 @@ def _damaged(name: str, what: str) -> PictureError:
     return PictureError(f"{name} is damaged: {what}; copy or export it again", "corrupt")
 
 
+def _cut(name: str) -> PictureError:
+    return PictureError(f"{name} is cut off: its directory is not whole; copy or download it again", "truncated")
+
+
 def _pages(data: bytes, name: str) -> list[_Page]:
     if len(data) < 16:
         raise PictureError(f"{name} is cut off: only {len(data)} bytes; copy or download it again", "truncated")
@@ -153,12 +166,12 @@ def _pages(data: bytes, name: str) -> list[_Page]:
         if offset + (8 if big else 2) > len(data):
             if pages:
                 break  # a later page is lost; the first can still be read
-            raise PictureError(
-                f"{name} is cut off: its directory lies past the end; copy or download it again", "truncated"
-            )
+            raise _cut(name)
         page, offset = _directory(data, offset, order, big)
         if page.tags:
             pages.append(page)
+        elif page.cut and not pages:
+            raise _cut(name)
     if not pages:
         raise _damaged(name, "no directory can be read")
     return pages
@@ -169,20 +182,23 @@ def _directory(data: bytes, offset: int, order: str, big: bool) -> tuple[_Page, 
     (count,) = struct.unpack_from(order + count_form, data, offset)
     position = offset + (8 if big else 2)
     tags: dict[int, tuple[int, Any]] = {}
+    cut = False
     for _ in range(min(count, 4096)):
         if position + entry > len(data):
+            cut = True
             break
         tag, kind, number = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, position)
         length = _SIZES.get(kind, 0) * number
         start = position + entry - inline
         if length > inline:
             (start,) = struct.unpack_from(order + pointer, data, start)
+        cut = cut or (kind in _SIZES and start + length > len(data))
         if kind in _SIZES and start + length <= len(data):
             tags[tag] = (kind, _values(data, start, kind, number, order))
         position += entry
     end = position + (8 if big else 4)
     following = struct.unpack_from(order + pointer, data, position)[0] if end <= len(data) else 0
-    return _Page(tags), following
+    return _Page(tags, cut), following
 
 
 def _values(data: bytes, start: int, kind: int, number: int, order: str) -> Any:
@@ -198,21 +214,23 @@ def _judge(page: _Page, data: bytes, name: str, max_pixels: int) -> None:
     width, height = page.number(256), page.number(257)
     if 0xC612 in page.tags or (page.number(254) & 1 and 330 in page.tags):
         raise unsupported(name, "a camera's raw file (DNG or similar)")
+    channels = page.number(277, 1)
+    if not 1 <= channels <= 64:
+        raise _damaged(name, f"{channels} channels")
+    offsets, lengths = page.numbers(324) or page.numbers(273), page.numbers(325) or page.numbers(279)
+    if page.cut and (width <= 0 or height <= 0 or not offsets or not lengths):
+        raise _cut(name)
     if width <= 0 or height <= 0:
         raise _damaged(name, f"impossible size {width}x{height}")
     check_pixels(name, width, height, max_pixels)
     compression = page.number(259, 1)
     if compression not in _KNOWN:
         raise unsupported(name, f"a TIFF with compression {compression}")
-    channels = page.number(277, 1)
-    if not 1 <= channels <= 64:
-        raise _damaged(name, f"{channels} channels")
     if channels > 5:
         raise unsupported(name, f"a TIFF with {channels} channels")
     bits = page.numbers(258) or (1,)
     if max(bits) > 64 or min(bits) < 1:
         raise _damaged(name, f"samples of {max(bits)} bits")
-    offsets, lengths = page.numbers(324) or page.numbers(273), page.numbers(325) or page.numbers(279)
     if not offsets:
         raise _damaged(name, "it says nowhere where its pixels are")
     if 322 in page.tags:
@@ -227,7 +245,7 @@ def _judge(page: _Page, data: bytes, name: str, max_pixels: int) -> None:
             )
 
 
-def _deep(page: _Page, data: bytes, index: int, name: str, max_pixels: int, number: int) -> Raw:
+def _deep(page: _Page, data: bytes, index: int, name: str) -> Raw:
     """Decodes 16-bit and float samples."""
     samples, turned = _unpack(page, data, index, name)
     warnings: list[str] = []
