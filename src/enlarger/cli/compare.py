@@ -1,0 +1,231 @@
+"""`enlarger compare`: one picture by several engines on one sheet, with crops where they differ most."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from enlarger.cli.say import line
+from enlarger.errors import EnlargerError, Interrupted, OutputError, PartialError, PictureError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from PIL.Image import Image
+
+    from enlarger.evaluation.evaluate import Entry
+    from enlarger.evaluation.pixels import Bytes
+
+HELP = "Enlarge one picture with several engines and show them on one sheet."
+
+EXAMPLES = """\
+examples:
+  enlarger compare photo.jpg --engines interpolate,pocket -o sheet.png
+  enlarger compare photo.jpg --engines pocket:steps=1,pocket:steps=4,gan@RealESRGAN_x4plus.safetensors -o sheet.png
+  enlarger compare small.png --engines interpolate,pocket --reference large.png -o sheet.png
+
+An engine may be followed by @MODEL and by :SETTING=VALUE. The crops show the places where the results differ most.
+"""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.usage = "enlarger compare INPUT --engines A,B,... -o sheet.png [options]"
+    parser.epilog = EXAMPLES
+    parser.add_argument("input", metavar="INPUT", help="The picture.")
+    parser.add_argument("--engines", default="", metavar="A,B", help="Engines, each with @MODEL and :SETTING=VALUE.")
+    parser.add_argument("-o", "--output", metavar="FILE", help="The sheet: .png, .jpg or .webp.")
+    parser.add_argument("-s", "--scale", default="4", metavar="F", help="Output pixels per input pixel [4].")
+    parser.add_argument("--reference", metavar="FILE", help="The true large picture: one more column, and metrics.")
+    parser.add_argument("--places", default="3", metavar="N", help="Places that are shown enlarged [3].")
+    parser.add_argument("--crop", default="96", metavar="N", help="Side of a place in result pixels [96].")
+    parser.add_argument("--zoom", default="3", metavar="N", help="Times that a place is enlarged [3].")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the sheet if it is there.")
+    parser.add_argument("--json", action="store_true", help="One JSON object per engine, on its own line.")
+    parser.add_argument("--quiet", action="store_true", help="Say nothing but errors.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the sheet; 7 when some engines failed."""
+    from enlarger.cli.evaluate import parse_entries
+
+    entries = parse_entries(args.engines, ())
+    target = _target(args)
+    count, side, zoom = (_number(getattr(args, name), f"--{name}", *limits) for name, *limits in
+                         (("places", 1, 20), ("crop", 8, 2048), ("zoom", 1, 16)))  # fmt: skip
+    size = _size(args)
+    results: list[tuple[Entry, Bytes, float]] = []
+    failed = 0
+    for entry in entries:
+        if not args.quiet:
+            print(line(f"{entry.label} ..."), file=sys.stderr)
+        try:
+            results.append((entry, *_enlarged(entry, args, size)))
+        except Interrupted:
+            raise
+        except EnlargerError as error:
+            if len(entries) == 1:
+                raise
+            failed += 1
+            print(line(f"{entry.label}: {error}"), file=sys.stderr)
+    if not results:
+        raise PartialError("none of the engines could enlarge this picture")
+    rows = [_row(entry, pixels, seconds, args) for entry, pixels, seconds in results]
+    sheet = _sheet(results, rows, args, count, side, zoom)
+    _save(sheet, target)
+    for row in rows:
+        if args.json:
+            print(json.dumps(row))
+        else:
+            values = ", ".join(f"{name} {value:.4g}" for name, value in row["values"].items())
+            print(line(f"{row['label']}: {row['seconds']:.2f} s, {values}"))
+    if not args.quiet:
+        print(line(f"{target}: {sheet.width}x{sheet.height}"), file=sys.stderr)
+    return PartialError.exit_code if failed else 0
+
+
+def _enlarged(entry: Entry, args: argparse.Namespace, size: tuple[int, int]) -> tuple[Bytes, float]:
+    import numpy as np
+
+    from enlarger.evaluation.pixels import as_bytes
+    from enlarger.size import Size
+    from enlarger.upscaler import Upscaler
+
+    upscaler = Upscaler(entry.engine, entry.model, device=args.device, dtype=args.dtype)
+    result = upscaler(args.input, size=Size(*size), **entry.settings)
+    pixels = np.repeat(result.pixels, 3, axis=2) if result.pixels.shape[2] == 1 else result.pixels
+    return as_bytes(pixels / 65535 if pixels.dtype == np.uint16 else pixels), result.seconds
+
+
+def _row(entry: Entry, pixels: Bytes, seconds: float, args: argparse.Namespace) -> dict[str, Any]:
+    """What is known of one result, as plain values."""
+    from enlarger.evaluation.fidelity import colour_shift, consistency
+
+    source = _source(args)
+    values: dict[str, float] = {
+        "consistency": consistency(pixels, source),
+        "colour-shift": colour_shift(pixels, source),
+    }
+    if args.reference:
+        from enlarger.evaluation.metrics import Case, Judge
+
+        case = Case(pixels, _read(Path(args.reference)), source)
+        values = {**Judge(["psnr-y", "ssim-y", "lpips"]).judge(case), **values}
+    return {"engine": entry.engine, "label": entry.label, "settings": dict(entry.settings), "seconds": seconds,
+            "width": pixels.shape[1], "height": pixels.shape[0], "values": values}  # fmt: skip
+
+
+def _sheet(
+    results: list[tuple[Entry, Bytes, float]],
+    rows: list[dict[str, Any]],
+    args: argparse.Namespace,
+    count: int,
+    side: int,
+    zoom: int,
+) -> Image:
+    from enlarger.evaluation.sheet import Column, disagreement, draw, places
+
+    height, width = results[0][1].shape[:2]
+    enlarged = _repeated(_source(args), height, width)
+    made = [pixels for _, pixels, _ in results]
+    # With one engine there is nothing to differ from but what the input shows.
+    spots = places(disagreement(made if len(made) > 1 else [*made, enlarged]), side, count)
+    columns = [Column(f"input\n{_source(args).shape[1]}x{_source(args).shape[0]}", enlarged)]
+    columns += [
+        Column(f"{entry.label}\n{_brief(row['values'])}, {seconds:.1f} s", pixels)
+        for (entry, pixels, seconds), row in zip(results, rows, strict=True)
+    ]
+    if args.reference:
+        columns.append(Column(f"reference\n{width}x{height}", _read(Path(args.reference))))
+    return draw(made[-1], columns, spots, side, zoom)
+
+
+def _brief(values: Mapping[str, float]) -> str:
+    if "lpips" in values:
+        return f"{values['psnr-y']:.1f} dB, LPIPS {values['lpips']:.3f}"
+    return f"LR {values['consistency']:.1f} dB"
+
+
+def _repeated(source: Bytes, height: int, width: int) -> Bytes:
+    """The input at the results' size, each pixel repeated: what there was."""
+    import numpy as np
+
+    rows = np.arange(height) * source.shape[0] // height
+    columns = np.arange(width) * source.shape[1] // width
+    return np.asarray(source[rows][:, columns])
+
+
+def _source(args: argparse.Namespace) -> Bytes:
+    return _read(Path(args.input))
+
+
+def _read(path: Path) -> Bytes:
+    """A picture in the orientation and colours that engines see."""
+    import numpy as np
+
+    from enlarger.evaluation.pixels import as_bytes
+    from enlarger.picture.read import read
+
+    return as_bytes(np.ascontiguousarray(read(path).rgb()))
+
+
+def _size(args: argparse.Namespace) -> tuple[int, int]:
+    """(height, width) of the results."""
+    try:
+        scale = float(args.scale)
+    except ValueError:
+        scale = 0.0
+    if not 1 <= scale <= 16:
+        raise SettingsError(f"--scale {args.scale!r} is not a number from 1 to 16")
+    height, width = _source(args).shape[:2]
+    if not args.reference:
+        return int(height * scale + 0.5), int(width * scale + 0.5)
+    size = _read(Path(args.reference)).shape[:2]
+    if not (height <= size[0] <= 16 * height and width <= size[1] <= 16 * width):
+        raise PictureError(
+            f"the reference is {size[1]}x{size[0]} and the input {width}x{height}: it must be 1 to 16 times as large"
+        )
+    return size[0], size[1]
+
+
+def _target(args: argparse.Namespace) -> Path:
+    if not args.output:
+        raise SettingsError("compare needs -o FILE: the sheet, such as -o sheet.png")
+    target = Path(args.output)
+    if target.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"{target}: a sheet is a picture, {', '.join(SUFFIXES)}")
+    if not target.parent.is_dir():
+        raise OutputError(f"the folder {target.parent} does not exist; make it first")
+    if target.exists() and not args.overwrite:
+        raise OutputError(f"{target} exists already; --overwrite replaces it")
+    return target
+
+
+def _save(sheet: Image, target: Path) -> None:
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
+        os.close(handle)
+        try:
+            kind = {".png": "PNG", ".webp": "WEBP"}.get(target.suffix.lower(), "JPEG")
+            sheet.save(temporary, format=kind, quality=92)
+            os.replace(temporary, target)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror or error})") from error
+
+
+def _number(text: str, option: str, least: int, most: int) -> int:
+    if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) <= most:
+        raise SettingsError(f"{option} {text!r} is not a whole number from {least} to {most}")
+    return int(text)

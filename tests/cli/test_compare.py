@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from enlarger.cli.main import main
+
+
+@pytest.fixture
+def photo(tmp_path):
+    coarse = np.random.default_rng(1).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((40, 30), Image.Resampling.BICUBIC).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+BOTH = "interpolate,interpolate:filter=nearest"
+
+
+def compare(photo, *words):
+    return main(["compare", str(photo), *map(str, words)])
+
+
+def test_one_sheet_with_a_column_for_the_input_and_each_engine(photo, tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    assert compare(photo, "--engines", BOTH, "-o", sheet, "--crop", 32, "--zoom", 3, "--places", 2, "--json") == 0
+    with Image.open(sheet) as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape[1] == 12 + 3 * (96 + 12)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["label"] for row in rows] == ["interpolate", "interpolate:filter=nearest"]
+    assert all((row["width"], row["height"]) == (160, 120) and row["values"]["consistency"] > 20 for row in rows)
+    # The first place of the nearest-neighbour column is that of the input column: both repeat pixels.
+    last = pixels[-(96 + 12) : -12]
+    columns = [last[:, 12 + i * 108 + 20 : 12 + i * 108 + 96] for i in range(3)]
+    assert np.array_equal(columns[0], columns[2])
+    assert not np.array_equal(columns[0], columns[1])
+
+
+def test_a_reference_adds_its_column_and_metrics(photo, tmp_path, capsys):
+    Image.open(photo).resize((100, 75)).save(tmp_path / "large.png")
+    sheet = tmp_path / "sheet.webp"
+    words = ["--engines", "interpolate", "--reference", tmp_path / "large.png", "-o", sheet, "--crop", 24, "--zoom", 4]
+    assert compare(photo, *words) == 0
+    assert "psnr-y" in capsys.readouterr().out
+    with Image.open(sheet) as picture:
+        assert picture.width == 12 + 3 * (96 + 12)
+
+
+def test_one_failing_engine_leaves_the_others(photo, tmp_path, capsys):
+    words = ["--engines", f"interpolate,gan@{tmp_path / 'absent.pth'}", "-o", tmp_path / "sheet.png"]
+    assert compare(photo, *words) == 7
+    assert "absent.pth" in capsys.readouterr().err
+    assert (tmp_path / "sheet.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--engines", BOTH], 2, "-o sheet.png"),
+        (["--engines", BOTH, "-o", "sheet.html"], 5, "a sheet is a picture"),
+        (["--engines", BOTH, "-o", "absent/sheet.png"], 5, "does not exist"),
+        (["--engines", "pockett", "-o", "sheet.png"], 2, "did you mean pocket"),
+        (["--engines", BOTH, "-o", "sheet.png", "--scale", "17"], 2, "1 to 16"),
+        (["--engines", BOTH, "-o", "sheet.png", "--zoom", "0"], 2, "--zoom '0'"),
+        (["-o", "sheet.png"], 2, "nothing to evaluate"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(photo, tmp_path, capsys, monkeypatch, words, code, message):
+    monkeypatch.chdir(tmp_path)
+    assert compare(photo, *words) == code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_a_broken_input_and_an_existing_sheet(photo, tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    sheet.write_bytes(b"mine")
+    assert compare(photo, "--engines", BOTH, "-o", sheet) == 5
+    assert sheet.read_bytes() == b"mine"
+    assert compare(photo, "--engines", BOTH, "-o", sheet, "--overwrite") == 0
+    photo.write_bytes(b"bad")
+    assert compare(photo, "--engines", BOTH, "-o", tmp_path / "new.png") == 3
+    assert not list(tmp_path.glob("*.part"))
