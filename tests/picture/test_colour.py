@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enlarger.picture.colour import lab_to_srgb, luma, quantise, to_encoded, to_float, to_linear
+from enlarger.picture.colour import (
+    WAVELET_REACH,
+    adain,
+    lab_to_srgb,
+    luma,
+    quantise,
+    to_encoded,
+    to_float,
+    to_linear,
+    wavelet,
+)
 from tests.picture.support import waves
 
 
@@ -76,3 +86,64 @@ def test_quantising_does_not_change_its_input() -> None:
     for depth in (8, 16, 32):
         quantise(pixels, depth)
     np.testing.assert_array_equal(pixels, before)
+
+
+# --- colour fixes
+
+
+def noisy(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
+
+
+def test_adain_takes_over_mean_and_spread() -> None:
+    pixels, reference = noisy(40, 50) * 0.3, waves(20, 25) * 0.5 + 0.2
+    fixed = adain(pixels, reference)
+    np.testing.assert_allclose(fixed.mean(axis=(0, 1)), reference.mean(axis=(0, 1)), atol=1e-5)
+    np.testing.assert_allclose(fixed.std(axis=(0, 1), ddof=1), reference.std(axis=(0, 1), ddof=1), rtol=1e-3)
+    np.testing.assert_allclose(adain(pixels, pixels), pixels, atol=1e-6)
+
+
+def test_adain_is_the_published_formula() -> None:
+    """In -1..1: (x - m) / sqrt(v + 1e-5) * sqrt(v' + 1e-5) + m', unbiased; a flat picture shows the epsilon."""
+    pixels, reference = np.full((6, 7, 3), 0.25, np.float32), waves(5, 4)
+    pixels[0, 0] = 0.26
+    x, p = pixels.astype(np.float64) * 2 - 1, reference.astype(np.float64) * 2 - 1
+    spread = [np.sqrt(part.var(axis=(0, 1), ddof=1) + 1e-5) for part in (x, p)]
+    want = (x - x.mean(axis=(0, 1))) / spread[0] * spread[1] + p.mean(axis=(0, 1))
+    np.testing.assert_allclose(adain(pixels, reference), (want + 1) / 2, atol=1e-5)
+
+
+def test_wavelet_agrees_with_its_definition() -> None:
+    """Five dilated 3 x 3 convolutions of the replicated picture, by torch."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    pixels, reference = noisy(45, 70), noisy(45, 70, 1)
+    kernel = torch.tensor([1.0, 2, 1])
+    kernel = ((kernel[:, None] * kernel) / 16).expand(3, 1, 3, 3)
+
+    def low(array: np.ndarray) -> np.ndarray:
+        plane = torch.from_numpy(array.transpose(2, 0, 1).copy())[None]
+        for level in range(5):
+            reach = 2**level
+            padded = torch.nn.functional.pad(plane, (reach,) * 4, mode="replicate")
+            plane = torch.nn.functional.conv2d(padded, kernel, groups=3, dilation=reach)
+        return plane[0].numpy().transpose(1, 2, 0)
+
+    np.testing.assert_allclose(wavelet(pixels, reference), pixels - low(pixels) + low(reference), atol=2e-6)
+
+
+def test_wavelet_keeps_detail_and_mends_a_shift_of_colour() -> None:
+    pixels = noisy(64, 64)
+    np.testing.assert_allclose(wavelet(pixels, pixels), pixels, atol=1e-7)
+    np.testing.assert_allclose(wavelet(pixels + np.float32(0.1), pixels), pixels, atol=1e-6)
+
+
+def test_wavelet_by_bands_is_wavelet_of_the_whole() -> None:
+    pixels, reference = noisy(150, 20), noisy(150, 20, 1)
+    whole = wavelet(pixels, reference)
+    for start, stop in ((0, 40), (40, 90), (90, 150)):
+        first, last = max(0, start - WAVELET_REACH), min(150, stop + WAVELET_REACH)
+        band = wavelet(pixels[first:last], reference[first:last])[start - first : stop - first]
+        np.testing.assert_allclose(band, whole[start:stop], atol=1e-6)
+    first, last = 40 - WAVELET_REACH + 1, 90 + WAVELET_REACH - 1
+    short = wavelet(pixels[first:last], reference[first:last])[40 - first : 90 - first]
+    assert np.abs(short - whole[40:90]).max() > 1e-6  # one row less would not do

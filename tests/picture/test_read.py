@@ -72,6 +72,13 @@ def test_arrays_of_other_layouts_are_read_and_never_changed(dtype: str) -> None:
     assert not np.shares_memory(picture.pixels, array)
 
 
+def test_plain_float_arrays_are_not_shared() -> None:
+    array = waves(4, 5, 4)
+    picture = read(array)
+    assert not np.shares_memory(picture.pixels, array)
+    assert not np.shares_memory(picture.alpha, array)
+
+
 def test_tensors_are_channels_first() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     array = waves(6, 4, 3)

@@ -1,4 +1,4 @@
-"""Colour as numbers: the sRGB curve, luma, Lab, and the final step to integers.
+"""Colour as numbers: the sRGB curve, luma, Lab, the final step to integers, and fixes of a colour shift.
 
 All functions take and give float32 arrays of any shape unless they say otherwise.
 """
@@ -76,7 +76,67 @@ def quantise(pixels: Floats, depth: int) -> NDArray[Any]:
 
 
 def to_float(samples: NDArray[Any]) -> Floats:
-    """Gives integer samples of a file as float32 0..1; the inverse of `quantise`."""
-    top = {1: 255, 2: 65535}[samples.dtype.itemsize] if samples.dtype.kind == "u" else 1
-    result: Floats = np.divide(samples, np.float32(top), dtype=np.float32)
+    """Gives the samples of a file as float32 0..1; the inverse of `quantise`. Float samples may come back as they are."""
+    result: Floats
+    if samples.dtype.kind == "f":
+        result = samples.astype(np.float32, copy=False)
+    else:
+        result = np.divide(samples, np.float32(np.iinfo(samples.dtype).max), dtype=np.float32)
     return result
+
+
+WAVELET_REACH = 31
+"""Rows above and below on which a row of `wavelet` depends: 1 + 2 + 4 + 8 + 16."""
+
+
+def adain(pixels: Floats, reference: Floats) -> Floats:
+    """Gives the pixels the reference's mean and spread, channel by channel, over the whole picture.
+
+    Adaptive instance normalisation as StableSR's colour fix uses it (unbiased variance; its epsilon of 1e-5 belongs to
+    -1..1, hence a quarter of it here). Statistics of single tiles would step from tile to tile: give the whole. Does
+    not clip.
+
+    Args:
+        pixels: (H, W, C), 0..1.
+        reference: (h, w, C), 0..1; only its statistics count, so the small input will do.
+    """
+    mean, spread = _statistics(pixels)
+    wanted_mean, wanted_spread = _statistics(reference)
+    return ((pixels - mean) * (wanted_spread / spread) + wanted_mean).astype(np.float32, copy=False)
+
+
+def _statistics(pixels: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    count = pixels.shape[0] * pixels.shape[1]
+    mean = pixels.mean(axis=(0, 1), dtype=np.float64)
+    square = np.einsum("hwc,hwc->c", pixels, pixels, dtype=np.float64, casting="same_kind")
+    variance = np.maximum(square - count * mean**2, 0) / max(count - 1, 1)
+    return mean, np.sqrt(variance + 1e-5 / 4)
+
+
+def wavelet(pixels: Floats, reference: Floats) -> Floats:
+    """Gives the pixels the reference's colours below five octaves of detail; keeps their own detail above.
+
+    The a-trous wavelet of StableSR's colour fix: x - low(x) + low(reference), where low is five blurs by
+    [1, 2, 1] / 4 both ways, spread to 1, 2, 4, 8 and 16 pixels, edges repeated. It may be done by bands of rows that
+    stand `WAVELET_REACH` rows over at either side where the picture goes on. Does not clip.
+
+    Args:
+        pixels: (H, W, C), 0..1.
+        reference: (H, W, C), 0..1, of the same size: the input enlarged plainly.
+    """
+    low = np.subtract(reference, pixels, dtype=np.float32)  # the blurs are linear: one pass over the difference does
+    for level in range(5):
+        for axis in (0, 1):
+            low = _spread(low, 1 << level, axis)
+    low += pixels
+    return low
+
+
+def _spread(values: Floats, distance: int, axis: int) -> Floats:
+    """Blurs along an axis by [1, 2, 1] / 4 at a distance, edges repeated."""
+    length = values.shape[axis]
+    places = np.arange(length)
+    blurred = values * np.float32(0.5)
+    for shift in (-distance, distance):
+        blurred += np.take(values, np.clip(places + shift, 0, length - 1), axis=axis) * np.float32(0.25)
+    return blurred

@@ -318,7 +318,7 @@ def _require_range(values: NDArray[Any], name: str) -> None:
 
 
 def _from_array(array: NDArray[Any], name: str, max_pixels: int) -> Raw:
-    """Checks an array and takes a copy; the caller's stays as it is."""
+    """Checks an array; channels last, native byte order."""
     accepted = "HxW, HxWx1, HxWx3 or HxWx4 of uint8, uint16 or float 0..1"
     given = f"{name} has shape {tuple(array.shape)} and type {array.dtype}"
     channels = array.shape[2] if array.ndim == 3 else 1
@@ -339,9 +339,9 @@ def _from_array(array: NDArray[Any], name: str, max_pixels: int) -> Raw:
     native = array.dtype.newbyteorder("=") if array.dtype.kind != "f" else np.dtype(np.float32)
     if array.dtype.kind == "f":
         _require_range(array, name)
-    copied = array.astype(native, order="C", copy=True)
+    plain = array.astype(native, order="C", copy=False)  # `_convert` makes new ones; the caller's is never changed
     depth = {1: 8, 2: 16, 4: 32}[native.itemsize]
-    return Raw(copied[..., :3] if channels == 4 else copied, copied[..., 3] if channels == 4 else None, depth=depth)
+    return Raw(plain[..., :3] if channels == 4 else plain, plain[..., 3] if channels == 4 else None, depth=depth)
 
 
 def _from_tensor(tensor: Any, max_pixels: int) -> Raw:
