@@ -213,6 +213,23 @@ def test_a_folder_s_tree_is_kept_in_the_output_folder_which_is_made(call: Call, 
     assert files(folder / "out") == {"b_4x.png", "sub/deep/c_4x.png"}
 
 
+def test_what_is_done_of_a_folder_is_not_done_again(call: Call, folder: Path) -> None:
+    for name in ("in/a.png", "in/b.png", "in/c.png"):
+        picture(name)
+    (folder / "out").mkdir()
+    Path("out/b_4x.png").write_text("done before")
+    done = call("upscale", "in", "-o", "out", "-e", "interpolate", "--json")
+    assert done.code == 0, done.err
+    assert "1 of 3 results were there already" in done.err
+    assert [record["seconds"] is None for record in done.records] == [False, True, False]
+    assert "not made again" in done.records[1]["warnings"][0]
+    assert Path("out/b_4x.png").read_text() == "done before"
+    assert files(folder / "out") == {"a_4x.png", "b_4x.png", "c_4x.png"}
+    assert call("upscale", "in", "-o", "out", "-e", "interpolate", "--overwrite").code == 0
+    assert size_of("out/b_4x.png") == (96, 64)
+    assert call("upscale", "in/b.png", "-o", "out", "-e", "interpolate").code == 5, "a file given by name is asked for"
+
+
 def test_a_link_that_leads_round_in_a_folder_ends(call: Call, folder: Path) -> None:
     picture("in/b.png")
     Path("in/round").symlink_to(folder / "in", target_is_directory=True)

@@ -27,11 +27,13 @@ class Job:
     Attributes:
         source: Its file; None for standard input.
         output: Where the result goes; None for standard output.
+        listed: Whether it was found in a folder: then a result that is there already is enough.
         makes_folder: Whether the result's folder is made for it, being below the one that -o names.
     """
 
     source: Path | None
     output: Path | None
+    listed: bool = False
     makes_folder: bool = False
 
     @property
@@ -85,7 +87,7 @@ def plan(inputs: list[str], output: str | None, format: str | None, ending: str)
     for source, root in _pictures(inputs):
         named = into_folder or output is None
         target = _named(source, root, output, format, ending) if named else Path(output or "")
-        jobs.append(Job(source, target, makes_folder=into_folder and from_folder))
+        jobs.append(Job(source, target, listed=root is not None, makes_folder=into_folder and from_folder))
     _refuse_shared_outputs(jobs)
     return jobs
 

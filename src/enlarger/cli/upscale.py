@@ -42,7 +42,7 @@ examples:
   enlarger upscale photo.jpg -s 2.5 -o big.png        any scale from 1 to 16
   enlarger upscale photo.jpg --size 1800x512          exactly this size
   enlarger upscale photo.jpg --preset faithful        invent as little as possible
-  enlarger upscale scans/ -o large/                   a whole folder; its tree is kept
+  enlarger upscale scans/ -o large/                   a folder; its tree is kept, what is done stays
   enlarger upscale photo.jpg --dry-run                say what it would do, and for how long
   cat a.png | enlarger upscale - -o - --format png    in a pipe
 

@@ -90,9 +90,13 @@ class Work:
             PartialError: Some of several failed.
             EnlargerError: The only one failed.
         """
-        failed = 0
+        failed = skipped = 0
         try:
             for number, job in enumerate(jobs):
+                if job.listed and job.output is not None and job.output.exists() and not self.wish.overwrite:
+                    skipped += 1
+                    self._tell(job, warnings=["the result is there already: not made again"])
+                    continue
                 try:
                     self._one(job, f"{number + 1}/{len(jobs)} {job.name}" if len(jobs) > 1 else job.name)
                 except (Interrupted, KeyboardInterrupt):
@@ -110,6 +114,8 @@ class Work:
                     self._complain(job, known)
         finally:
             self._write_report()
+        if skipped:
+            self.reporter.say(f"{skipped} of {len(jobs)} results were there already; --overwrite makes them again")
         if failed:
             raise PartialError(f"{failed} of {len(jobs)} pictures failed, {len(jobs) - failed} are done")
         return 0
