@@ -143,6 +143,14 @@ def test_grey_pixels_under_an_rgb_profile_follow_its_curve() -> None:
     np.testing.assert_allclose(grey.pixels[..., 0], colour.pixels[..., 1], atol=2e-3)
 
 
+def test_grey_pixels_under_an_rgb_profile_go_back_too() -> None:
+    samples = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    picture = read(png(samples, wide(P3, 1.8)))
+    plan = check_output(None, format="png", size=(16, 16), depth=8, picture=picture)
+    with Image.open(io.BytesIO(encode(plan, picture.pixels, None, picture))) as image:
+        np.testing.assert_array_equal(np.asarray(image), samples)
+
+
 def test_a_grey_picture_that_became_coloured_is_labelled_srgb() -> None:
     icc = profile.build("grey", None, profile.gamma_curve(1.8))
     picture = read(png(noise(5, 5, 1, np.uint8)[..., 0], icc))

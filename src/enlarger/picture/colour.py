@@ -76,7 +76,7 @@ def quantise(pixels: Floats, depth: int) -> NDArray[Any]:
 
 
 def to_float(samples: NDArray[Any]) -> Floats:
-    """Gives the samples of a file as float32 0..1; the inverse of `quantise`. Float samples may come back as they are."""
+    """Gives the samples of a file as float32 0..1; the inverse of `quantise`. Floats may come back as they are."""
     result: Floats
     if samples.dtype.kind == "f":
         result = samples.astype(np.float32, copy=False)

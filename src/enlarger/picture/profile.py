@@ -8,6 +8,7 @@ their result is labelled sRGB.
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 from dataclasses import dataclass
@@ -29,18 +30,33 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True)
 class Curve:
-    """A tone curve: encoded value 0..1 -> light 0..1, continued straight outside."""
+    """A tone curve: encoded value 0..1 -> light 0..1, rising."""
 
     light: NDArray[np.float64]
     """Light at `_STEPS` + 1 encoded values spaced as squares (denser near black)."""
 
-    def to_light(self, encoded: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Gives light of encoded values."""
-        return np.interp(np.asarray(encoded, np.float64), _grid(), self.light)
+    @functools.cached_property
+    def _forward(self) -> Floats:
+        """Light of every 16-bit value: exact for the samples of files, and floats lose half a 16-bit step."""
+        return np.interp(np.arange(65536) / 65535, _grid(), self.light).astype(np.float32)
 
-    def to_encoded(self, light: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Gives encoded values of light; clips to what the curve can say."""
-        return np.interp(np.asarray(light, np.float64), self.light, _grid())
+    @functools.cached_property
+    def _back(self) -> Floats:
+        """Encoded values of what sRGB encodes as 0..65535: nearly straight, so lines between them are exact enough."""
+        light = to_linear(np.arange(65537, dtype=np.float32) / 65535)
+        return np.interp(light, self.light, _grid()).astype(np.float32)
+
+    def to_light(self, encoded: Floats) -> Floats:
+        """Gives light of encoded values 0..1."""
+        result: Floats = self._forward.take((encoded * np.float32(65535) + np.float32(0.5)).astype(np.uint16))
+        return result
+
+    def from_light(self, light: Floats) -> Floats:
+        """Gives encoded values of light; clips to 0..1."""
+        place = np.clip(to_encoded(light), 0, 1) * np.float32(65535)
+        below = place.astype(np.int32)
+        start: Floats = self._back.take(below)
+        return start + (place - below).astype(np.float32) * (self._back.take(below + 1) - start)
 
 
 @dataclass(frozen=True)
@@ -84,12 +100,12 @@ class Profile:
             return np.clip(pixels, 0, 1)
         result = np.empty_like(pixels)
         for rows in _bands(pixels):
-            light: NDArray[np.floating] = to_linear(pixels[rows])
-            if self.matrix is not None:
-                light = light @ (np.linalg.inv(self.matrix) @ SRGB_TO_XYZ).T
+            light = to_linear(pixels[rows])
+            if self.matrix is not None and light.shape[2] == 3:
+                light = light @ (np.linalg.inv(self.matrix) @ SRGB_TO_XYZ).T.astype(np.float32)
             for channel in range(light.shape[2]):
-                result[rows][..., channel] = self._curve(channel).to_encoded(light[..., channel])
-        return np.clip(result, 0, 1, out=result)
+                result[rows][..., channel] = self._curve(channel).from_light(light[..., channel])
+        return result
 
     def _curve(self, channel: int) -> Curve:
         return self.curves[min(channel, len(self.curves) - 1)]
@@ -97,8 +113,8 @@ class Profile:
     def _free(self, pixels: Floats) -> Floats:
         light = np.stack([self._curve(c).to_light(pixels[..., c]) for c in range(pixels.shape[2])], axis=2)
         if self.matrix is not None and pixels.shape[2] == 3:
-            light = light @ (np.linalg.inv(SRGB_TO_XYZ) @ self.matrix).T
-        return to_encoded(light.astype(np.float32))
+            light = light @ (np.linalg.inv(SRGB_TO_XYZ) @ self.matrix).T.astype(np.float32)
+        return to_encoded(light)
 
 
 def colour_space(icc: bytes) -> str:
@@ -110,6 +126,7 @@ def colour_space(icc: bytes) -> str:
     return icc[16:20].decode("latin-1").strip()
 
 
+@functools.lru_cache(maxsize=16)
 def parse(icc: bytes) -> Profile | None:
     """Reads a grey or RGB profile; None when it works by tables and LittleCMS must do it.
 
