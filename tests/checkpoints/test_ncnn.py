@@ -4,8 +4,10 @@ import struct
 
 import pytest
 import torch
+from PIL import Image
 
 from enlarger.checkpoints.ncnn import read_ncnn
+from enlarger.cli.main import main
 from enlarger.errors import ModelError
 from enlarger.networks.rrdb import CompactNet, CompactShape, RRDBNet, RRDBShape, build
 
@@ -48,6 +50,24 @@ def test_what_was_written_comes_back_and_runs(net, half, tmp_path):
     assert all(torch.equal(tensors[key].float(), rounded[key]) for key in rounded)
     x = torch.rand(1, 3, 6, 7)
     assert torch.equal(build(tensors, "a")(x), build(rounded, "b")(x))
+
+
+def test_the_command_makes_a_model_that_the_engine_takes(tmp_path, capsys):
+    param, binary = written(RRDBNet(RRDBShape(8, 3, 2)), tmp_path)
+    command = ["models", "import-ncnn", str(param), str(binary)]
+    assert main(command) == 0
+    made = capsys.readouterr().out.strip()
+    assert made == str(tmp_path / "net.safetensors")
+    Image.new("RGB", (9, 7), (200, 90, 30)).save(tmp_path / "a.png")
+    assert main(["upscale", str(tmp_path / "a.png"), "-e", "gan", "-m", made, "-o", str(tmp_path / "b.png")]) == 0
+    with Image.open(tmp_path / "b.png") as picture:
+        assert picture.size == (36, 28)
+    assert main(command) == 5
+    assert main([*command, "--overwrite"]) == 0
+    assert main([*command, "-o", str(tmp_path / "absent" / "c.safetensors")]) == 5
+    assert main(command[:-1]) == 2
+    assert main(["models", "import-onnx"]) == 2
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):

@@ -50,9 +50,10 @@ def test_a_reference_adds_its_column_and_metrics(photo, tmp_path, capsys):
 
 
 def test_one_failing_engine_leaves_the_others(photo, tmp_path, capsys):
-    words = ["--engines", f"interpolate,gan@{tmp_path / 'absent.pth'}", "-o", tmp_path / "sheet.png"]
+    (tmp_path / "broken.pth").write_bytes(b"no model")
+    words = ["--engines", f"interpolate,gan@{tmp_path / 'broken.pth'}", "-o", tmp_path / "sheet.png"]
     assert compare(photo, *words) == 7
-    assert "absent.pth" in capsys.readouterr().err
+    assert "broken.pth" in capsys.readouterr().err
     assert (tmp_path / "sheet.png").is_file()
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enlarger.errors import ModelError
+from safetensors import SafetensorError
+
+from enlarger.errors import ModelError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,6 +135,38 @@ def read_ncnn(param: Path, binary: Path) -> dict[str, Tensor]:
         for kind, part in zip(("weight", "bias"), parts, strict=False):
             tensors[f"{name}.{kind}"] = part
     return tensors
+
+
+def import_ncnn(param: Path, binary: Path, output: Path | None = None, *, overwrite: bool = False) -> Path:
+    """Write a network of the ESRGAN family from ncnn's files as one .safetensors file.
+
+    Args:
+        param: The `.param` file.
+        binary: The `.bin` file.
+        output: Where to; beside `binary`, with its name, if None.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        The file written; it appears whole or not at all.
+
+    Raises:
+        ModelError: See `read_ncnn`.
+        OutputError: It exists already, or cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    target = output or binary.with_suffix(".safetensors")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists already; --overwrite replaces it")
+    tensors = read_ncnn(param, binary)
+    partial = target.with_name(target.name + ".part")
+    try:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {"format": "pt"})
+        partial.replace(target)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{target} cannot be written ({error})") from error
+    return target
 
 
 def _rrdb_names(layers: list[Layer], file: str) -> list[str]:

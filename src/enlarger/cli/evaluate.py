@@ -116,6 +116,7 @@ def parse_entries(engines: str, results: Sequence[str]) -> list[Entry]:
     Raises:
         SettingsError: nothing given, or a part that cannot be read.
     """
+    from enlarger.cli.models import locate
     from enlarger.engines.catalog import find, setting_names
     from enlarger.evaluation.evaluate import Entry
     from enlarger.settings import build, rules
@@ -134,7 +135,7 @@ def parse_entries(engines: str, results: Sequence[str]) -> list[Entry]:
             values[key.replace("-", "_")] = text
         record = build(facts.settings, values, owner=f"engine {name}", known=setting_names())
         values = {key: getattr(record, key) for key in values if key in rules(facts.settings)}
-        entries.append(Entry(name, values, model or None))
+        entries.append(Entry(name, values, locate(model, None, by_hub=True) if model else None))
     for word in results:
         name, equals, folder = word.partition("=")
         if not equals or not name or not folder:

