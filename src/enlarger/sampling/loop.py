@@ -178,7 +178,7 @@ def _predict(
     anything is tried again.
     """
     try:
-        if len(tiles) > 1 or tuple(tiles[0].size) != scaled.shape[2:]:  # else the tile is the canvas
+        if scaled.shape[2:] != tuple(tiles[0].size):  # else the one tile is the canvas
             scaled, conditioning = crop_tensor(scaled, tiles), crop(conditioning, tiles)
         return engine.predict(scaled, moment, conditioning), ""
     except (RuntimeError, MemoryError) as error:
