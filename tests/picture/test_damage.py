@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import io
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from enlarger.errors import EnlargerError
 from enlarger.picture.picture import Picture
@@ -29,7 +33,7 @@ STARTS = (
 )  # fmt: skip
 
 
-def outcome(data: bytes) -> Picture | EnlargerError:
+def outcome(data: bytes, limit: float = 5) -> Picture | EnlargerError:
     """Reads as a user would; everything but our errors goes through and fails the test."""
     started = time.perf_counter()
     result: Picture | EnlargerError
@@ -37,7 +41,7 @@ def outcome(data: bytes) -> Picture | EnlargerError:
         result = read(data, max_pixels=4_000_000)
     except EnlargerError as error:
         result = error
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < limit
     if isinstance(result, Picture):
         assert result.pixels.ndim == 3
         assert result.pixels.shape[2] in (1, 3)
@@ -149,6 +153,77 @@ def test_libraries_below_write_nothing_of_their_own(folder: str) -> None:
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     assert run.stdout == ""
+
+
+def hostile(what: str) -> bytes:
+    """Small files that ask for much work."""
+    if what == "a TIFF whose entries all claim the same megabytes":
+        blob = bytes(3_000_000)
+        tags = b"".join(struct.pack("<HHII", tag, 1, len(blob), 8) for tag in range(1, 4000))
+        return b"II*\0" + struct.pack("<I", 8 + len(blob)) + blob + struct.pack("<H", 3999) + tags + bytes(4)
+    if what == "a TIFF of overlapping directories":
+        return b"II*\0" + struct.pack("<I", 8) + struct.pack("<HI", 0, 0) + b"".join(
+            struct.pack("<HI", 0, 8 + 6 * (index + 1)) for index in range(300_000)
+        )  # fmt: skip
+    if what == "EXIF whose entries all claim the same bytes":
+        table = b"".join(struct.pack("<HHII", 0x9C9B, 1, 50_000, 8) for _ in range(900))
+        exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 900) + table + bytes(50_010)
+        segment = b"Exif\0\0" + exif[:65_000]
+        return b"\xff\xd8\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg()[2:]
+    if what == "XMP that opens a hundred thousand times in a comment":
+        body = "<!-- " + "<Iptc4xmpExt:DigitalSourceType>" * 100_000 + " -->"
+        return png(b"XML:com.adobe.xmp\0\0\0\0\0" + XMP_START + body.encode() + XMP_END, b"iTXt")
+    if what == "XMP of a million empty thumbnails":
+        return png(b"XML:com.adobe.xmp\0\0\0\0\0" + XMP_START + b"<xmp:Thumbnails/>" * 100_000 + XMP_END, b"iTXt")
+    if what == "a PNG of countless chunks":
+        return png(b"", b"IDAT", times=300_000)
+    if what == "a JPEG of a thousand scans":
+        data = jpeg(progressive=True)
+        at = data.rindex(b"\xff\xda")
+        return data[:at] + data[at:-2] * 1000 + data[-2:]
+    raise AssertionError(what)
+
+
+XMP_START = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:xmp="u" xmlns:Iptc4xmpExt="v">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+)
+XMP_END = b"</rdf:RDF></x:xmpmeta>"
+
+
+def jpeg(**options: bool) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray((waves(64, 64) * 255).astype(np.uint8)).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def png(body: bytes, kind: bytes, times: int = 1) -> bytes:
+    data = encode(check_output(None, format="png", size=(8, 8)), waves(8, 8))
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return data[:33] + chunk * times + data[33:]
+
+
+@pytest.mark.parametrize(
+    ("what", "seconds"),
+    [
+        ("a TIFF whose entries all claim the same megabytes", 2),
+        ("a TIFF of overlapping directories", 2),
+        ("EXIF whose entries all claim the same bytes", 2),
+        ("XMP that opens a hundred thousand times in a comment", 4),
+        ("XMP of a million empty thumbnails", 4),
+        ("a PNG of countless chunks", 4),
+        ("a JPEG of a thousand scans", 2),
+    ],
+)
+def test_small_files_cannot_ask_for_much_work(what: str, seconds: float) -> None:
+    """Seconds of processor time, several times what it takes: a machine may be slow, but not a thousand times."""
+    data = hostile(what)
+    started = time.process_time()
+    result = outcome(data, limit=30)
+    if isinstance(result, Picture):
+        plan = check_output(None, format="png", size=result.pixels.shape[:2], picture=result)
+        encode(plan, result.pixels, None, result, record={"engine": "pocket"}, strip="private")
+    assert time.process_time() - started < seconds
 
 
 def test_every_ending_belongs_to_one_format() -> None:

@@ -56,6 +56,7 @@ _OPENERS: dict[str, Any] = {
 }
 # What is shorter than this has not even the fields that give its size.
 _HEADER_BYTES = {"JPEG": 4, "WEBP": 30, "BMP": 26, "GIF": 13, "PPM": 7, "AVIF": 32, "QOI": 14, "TGA": 18, "TIFF": 8}
+_MAX_SCANS = 500  # a progressive JPEG has about 10; each costs a pass over all pixels (libjpeg-turbo's own fuzz limit)
 _CUT = ("truncated", "not enough", "unexpected end", "end of file", "no more data", "could not create decoder", "eof")
 
 
@@ -92,6 +93,10 @@ def read_pillow(data: bytes, format: str, name: str, max_pixels: int, page: int 
             # Every block of 8 x 8 takes at least one bit; libjpeg would fill gigapixels of nothing with grey.
             if format == "JPEG" and 8 * len(data) < image.width * image.height // 64:
                 raise EOFError
+            if format == "JPEG" and _jpeg_scans(data) > _MAX_SCANS:
+                raise PictureError(
+                    f"{name} is damaged: it has more than {_MAX_SCANS} scans; export it again", "corrupt"
+                )
             check_pixels(name, image.width, image.height, max_pixels)
             image.load()
             raw = from_image(image, name)
@@ -275,6 +280,13 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
         position += 2 + max(2, struct.unpack_from(">H", data, position + 2)[0])
     if position >= len(data):
         yield -1, len(data)
+
+
+def _jpeg_scans(data: bytes) -> int:
+    """Gives the number of scans; inside their data these markers cannot stand."""
+    start = next((position for marker, position in _jpeg_segments(data) if marker == 0xDA), len(data))
+    end = data.find(b"\xff\xd9", start)
+    return data.count(b"\xff\xda", start, end if end >= 0 else len(data))
 
 
 def _jpeg_is_cut(data: bytes) -> bool:

@@ -7,6 +7,7 @@ file's own byte order, so unknown tags come through unchanged. Damage costs the 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -14,6 +15,7 @@ _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x8769, 0x8825, 0xA005
 _ORIENTATION, _MAKER_NOTE, _USER_COMMENT = 0x0112, 0x927C, 0x9286
 _WIDTH, _HEIGHT = 0xA002, 0xA003
 _MAX_ENTRIES = 1000  # in one directory; cameras write about 60
+_MAX_BYTES = 4 << 20  # of all values together: entries may claim the same bytes again and again
 
 # Below 0x0200 the first directory describes the old file's layout, but for these.
 _DESCRIPTIVE = {0x010E, 0x010F, 0x0110, _ORIENTATION, 0x0131, 0x0132, 0x013B, 0x013C}
@@ -36,6 +38,8 @@ class Exif:
     camera: Directory = field(default_factory=dict)
     position: Directory = field(default_factory=dict)
     damaged: bool = False
+    size: int = 0
+    """Bytes of the values read."""
     _dpi: tuple[float, float] | None = None
 
     @property
@@ -135,28 +139,22 @@ def parse(data: bytes) -> Exif:
     if magic != 42:
         raise ValueError("no TIFF header")
     exif = Exif(order)
-    first = _directory(data, offset, exif)
+    first = _directory(data, offset, exif, _wanted_first)
     if first is None:
         raise ValueError("the first directory lies outside")
     for tag, target in ((_EXIF_IFD, exif.camera), (_GPS_IFD, exif.position)):
         pointer = first.pop(tag, None)
         if pointer is None:
             continue
-        part = _directory(data, struct.unpack(order + "I", pointer[2][:4])[0], exif) if len(pointer[2]) >= 4 else None
+        place = struct.unpack(order + "I", pointer[2][:4])[0] if len(pointer[2]) >= 4 else len(data)
+        # Maker notes and the interoperability directory hold offsets into the old file.
+        part = _directory(data, place, exif, lambda tag: tag not in (_MAKER_NOTE, _INTEROP_IFD))
         if part is None:
             exif.damaged = True
         else:
             target.update(part)
     exif._dpi = _density(first, order)
-    exif.first.update(
-        {
-            tag: entry
-            for tag, entry in first.items()
-            if tag in _DESCRIPTIVE or (0x0200 <= tag < 0xC4A5 and tag not in _LAYOUT)
-        }
-    )
-    for tag in (_MAKER_NOTE, _INTEROP_IFD):  # they hold offsets into the old file
-        exif.camera.pop(tag, None)
+    exif.first.update({tag: entry for tag, entry in first.items() if tag not in (0x011A, 0x011B, 0x0128)})
     return exif
 
 
@@ -175,7 +173,13 @@ def _density(first: Directory, order: str) -> tuple[float, float] | None:
     return dpi if min(dpi) > 1 and max(dpi) < 1e6 else None
 
 
-def _directory(data: bytes, offset: int, exif: Exif) -> Directory | None:
+def _wanted_first(tag: int) -> bool:
+    if tag in (_EXIF_IFD, _GPS_IFD, 0x011A, 0x011B, 0x0128):
+        return True
+    return tag in _DESCRIPTIVE or (0x0200 <= tag < 0xC4A5 and tag not in _LAYOUT)
+
+
+def _directory(data: bytes, offset: int, exif: Exif, wanted: Callable[[int], bool]) -> Directory | None:
     if offset + 2 > len(data):
         return None
     (count,) = struct.unpack_from(exif.order + "H", data, offset)
@@ -188,7 +192,10 @@ def _directory(data: bytes, offset: int, exif: Exif) -> Directory | None:
         tag, kind, number = struct.unpack_from(exif.order + "HHI", data, position)
         length = _SIZES.get(kind, 0) * number
         start = position + 8 if length <= 4 else struct.unpack_from(exif.order + "I", data, position + 8)[0]
-        if kind not in _SIZES or start + length > len(data):
+        if not wanted(tag):
+            continue
+        exif.size += length
+        if kind not in _SIZES or start + length > len(data) or exif.size > _MAX_BYTES:
             exif.damaged = True
             continue
         entries[tag] = (kind, number, data[start : start + length])

@@ -34,6 +34,7 @@ TEXT_LIMIT = 1 << 20
 PROFILE_LIMIT = 16 << 20
 """Bytes that the ICC profile may inflate to; the largest printer profiles have about 3 MB."""
 _INCH = 0.0254  # metres
+_MAX_CHUNKS = 250_000  # less than a second; 100 megapixels in the usual chunks of 8 kB are some 40,000
 
 
 @dataclass
@@ -133,8 +134,11 @@ def _walk(data: bytes, name: str, max_pixels: int) -> _Walk:
         raise _corrupt(name, "its PNG signature was changed, as a text-mode transfer does")
     walk: _Walk | None = None
     view = memoryview(data)
-    position, seen_end = 8, False
+    position, seen_end, chunks = 8, False, 0
     while position < len(data) and not seen_end:
+        chunks += 1
+        if chunks > _MAX_CHUNKS:
+            raise _corrupt(name, f"it is split into more than {_MAX_CHUNKS:,} chunks")
         if position + 8 > len(data):
             if walk and walk.data:
                 break  # a few bytes of a lost IEND: the pixels decide whether anything is missing

@@ -43,7 +43,7 @@ class Curve:
     @functools.cached_property
     def _back(self) -> Floats:
         """Encoded values of what sRGB encodes as 0..65535: nearly straight, so lines between them are exact enough."""
-        light = to_linear(np.arange(65537, dtype=np.float32) / 65535)
+        light = to_linear(np.arange(65537, dtype=np.float32) / np.float32(65535))
         return np.interp(light, self.light, _grid()).astype(np.float32)
 
     def to_light(self, encoded: Floats) -> Floats:

@@ -31,25 +31,13 @@ from enlarger.picture.raw import Raw, check_pixels
 from enlarger.picture.sniff import unsupported
 
 _TYPES = {
-    1: "B",
-    2: "s",
-    3: "H",
-    4: "I",
-    6: "b",
-    7: "s",
-    8: "h",
-    9: "i",
-    11: "f",
-    12: "d",
-    13: "I",
-    16: "Q",
-    17: "q",
+    1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q",
     18: "Q",
-}
+}  # fmt: skip
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _PLAIN = {1, 8, 32946, 32773}  # what tifffile unpacks alone: none, deflate (two numbers), PackBits
 _KNOWN = _PLAIN | {2, 3, 4, 5, 6, 7, 32809, 34925, 50000, 50001}  # fax, LZW, JPEG, Thunderscan, LZMA, Zstandard, WebP
-_MAX_PAGES = 10_000
+_MAX_ENTRIES = 100_000  # in all directories together; a page has about 20
 
 
 def _silence() -> None:
@@ -72,32 +60,37 @@ _silence()
 
 @dataclass
 class _Page:
-    """One directory: values as tuples of numbers, or bytes for types of text and undefined."""
+    """One directory. Values are read when they are asked for: a thousand entries may all claim the same megabytes."""
 
-    tags: dict[int, tuple[int, Any]]
+    data: bytes
+    order: str
+    tags: dict[int, tuple[int, int, int]]
+    """Tag -> type, count, place."""
     cut: bool = False
     """Whether a part of it lies past the end of the file."""
 
     def number(self, tag: int, default: int = 0) -> int:
-        value = self.tags.get(tag, (0, (default,)))[1]
-        return int(value[0]) if len(value) and not isinstance(value, bytes) else default
+        """Gives the first value."""
+        values = self.numbers(tag, 1)
+        return int(values[0]) if values else default
 
-    def numbers(self, tag: int) -> tuple[int, ...]:
-        value = self.tags.get(tag, (0, ()))[1]
-        return tuple(value) if not isinstance(value, bytes) else ()
+    def numbers(self, tag: int, most: int = 1 << 24) -> tuple[Any, ...]:
+        """Gives the values; fractions as numerator and denominator in turn, nothing for text and undefined."""
+        kind, count, place = self.tags.get(tag, (2, 0, 0))
+        form = _TYPES.get(kind)
+        if form is None:
+            return ()
+        return struct.unpack_from(f"{self.order}{min(count, most) * len(form)}{form[0]}", self.data, place)
 
     def blob(self, tag: int) -> bytes | None:
-        value = self.tags.get(tag, (0, None))[1]
-        if isinstance(value, tuple):
-            # IPTC is often stored as 32-bit numbers, XMP as bytes one by one.
-            return (
-                struct.pack(f"<{len(value)}I", *value)
-                if tag == 33723 and self.tags[tag][0] == 4
-                else bytes(value)
-                if self.tags[tag][0] == 1
-                else None
-            )
-        return value or None
+        """Gives the value as bytes; IPTC is often stored as 32-bit numbers."""
+        kind, count, place = self.tags.get(tag, (0, 0, 0))
+        if kind not in (1, 2, 4, 7):
+            return None
+        found = self.data[place : place + count * _SIZES[kind]]
+        if kind == 4 and self.order == ">":
+            found = struct.pack(f"<{count}I", *self.numbers(tag))
+        return found or None
 
 
 def read_tiff(data: bytes, name: str, max_pixels: int, page: int = 1) -> Raw:
@@ -134,7 +127,7 @@ def _decode(page: _Page, data: bytes, index: int, name: str, max_pixels: int) ->
 
 
 def _density(page: _Page) -> tuple[tuple[float, float] | None, bool]:
-    x, y = page.tags.get(282, (0, ()))[1], page.tags.get(283, (0, ()))[1]
+    x, y = page.numbers(282, 1), page.numbers(283, 1)
     if len(x) < 2 or len(y) < 2 or not (x[0] and x[1] and y[0] and y[1]):
         return None, False
     unit = page.number(296, 2)
@@ -161,13 +154,16 @@ def _pages(data: bytes, name: str) -> list[_Page]:
     (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     pages: list[_Page] = []
     seen: set[int] = set()
-    while offset and offset not in seen and len(pages) < _MAX_PAGES:
+    entries = 0
+    while offset and offset not in seen and entries < _MAX_ENTRIES:
         seen.add(offset)
+        entries += 20
         if offset + (8 if big else 2) > len(data):
             if pages:
                 break  # a later page is lost; the first can still be read
             raise _cut(name)
         page, offset = _directory(data, offset, order, big)
+        entries += len(page.tags)
         if page.tags:
             pages.append(page)
         elif page.cut and not pages:
@@ -181,7 +177,7 @@ def _directory(data: bytes, offset: int, order: str, big: bool) -> tuple[_Page, 
     count_form, entry, inline, pointer = ("Q", 20, 8, "Q") if big else ("H", 12, 4, "I")
     (count,) = struct.unpack_from(order + count_form, data, offset)
     position = offset + (8 if big else 2)
-    tags: dict[int, tuple[int, Any]] = {}
+    tags: dict[int, tuple[int, int, int]] = {}
     cut = False
     for _ in range(min(count, 4096)):
         if position + entry > len(data):
@@ -194,19 +190,11 @@ def _directory(data: bytes, offset: int, order: str, big: bool) -> tuple[_Page, 
             (start,) = struct.unpack_from(order + pointer, data, start)
         cut = cut or (kind in _SIZES and start + length > len(data))
         if kind in _SIZES and start + length <= len(data):
-            tags[tag] = (kind, _values(data, start, kind, number, order))
+            tags[tag] = (kind, number, start)
         position += entry
     end = position + (8 if big else 4)
     following = struct.unpack_from(order + pointer, data, position)[0] if end <= len(data) else 0
-    return _Page(tags, cut), following
-
-
-def _values(data: bytes, start: int, kind: int, number: int, order: str) -> Any:
-    if kind in (2, 7):
-        return data[start : start + number]
-    if kind in (5, 10):
-        return struct.unpack_from(f"{order}{2 * number}{'I' if kind == 5 else 'i'}", data, start)
-    return struct.unpack_from(f"{order}{number}{_TYPES[kind]}", data, start)
+    return _Page(data, order, tags, cut), following
 
 
 def _judge(page: _Page, data: bytes, name: str, max_pixels: int) -> None:

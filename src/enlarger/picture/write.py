@@ -448,6 +448,12 @@ def _outgoing(plan: OutputPlan, picture: Picture | None, record: Mapping[str, An
         own = xmp.with_source_type(None, recipe.source_type(record))
         packet = xmp.pack(own if held.text else xmp.with_record(own, recipe.to_json(record)))
     iptc = before.iptc if strip == "none" else None
+    if packet is not None:
+        # Edited as text: an odd packet (a ">" inside an attribute) may have broken, and then only ours is sure.
+        try:
+            xmp.normalise(packet)
+        except ValueError:
+            packet = None
     return Metadata(
         exif=packed if packed and held.exif and len(packed) <= held.exif_bytes else None,
         xmp=packet if packet and held.xmp and len(packet) <= held.xmp_bytes else None,

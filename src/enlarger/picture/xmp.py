@@ -14,7 +14,8 @@ _OWN = "https://enlarger.dev/ns/1.0/"
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _LIMIT = 4 << 20  # bytes; a packet beside a picture has a few thousand
 
-_THUMBNAILS = re.compile(r"<xmp:Thumbnails\b.*?</xmp:Thumbnails>|<xmp:Thumbnails\b[^>]*/>", re.S)
+_THUMBNAILS = re.compile(r"<xmp:Thumbnails\b[^>]*/>|<xmp:Thumbnails\b.*?</xmp:Thumbnails>", re.S)
+_ASIDE = re.compile(r"<!--.*?-->|<\?.*?\?>|<!\[CDATA\[(.*?)\]\]>", re.S)
 _PRIVATE = (
     r"exif:GPS\w+",
     r"(?:aux|exifEX|exif):(?:SerialNumber|BodySerialNumber|LensSerialNumber|OwnerName|CameraOwnerName|ImageUniqueID)",
@@ -30,8 +31,7 @@ def normalise(packet: bytes) -> str:
     if len(packet) > _LIMIT:
         raise ValueError("too long")
     encoding = "utf-16" if packet[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = packet.decode(encoding).strip("\0 \r\n\t")
-    body = re.sub(r"<\?(?:xpacket|xml)\b.*?\?>", "", text, flags=re.S).strip("\ufeff \r\n\t")
+    text = re.sub(r"^<\?xml\b[^>]*\?>", "", packet.decode(encoding).strip("\0\ufeff \r\n\t"))
     parser = expat.ParserCreate("utf-8")
 
     def refuse(*_: object) -> None:
@@ -39,9 +39,11 @@ def normalise(packet: bytes) -> str:
 
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(body.encode("utf-8"), True)
+        parser.Parse(text.encode("utf-8"), True)
     except expat.ExpatError as error:
         raise ValueError("not well-formed") from error
+    # Without these every "<" opens or closes an element, and the patterns below are safe and fast.
+    body = _ASIDE.sub(lambda aside: escape(aside.group(1) or ""), text).strip("\ufeff \r\n\t")
     if "</rdf:RDF>" not in body:
         raise ValueError("holds no RDF")
     return body
