@@ -32,7 +32,7 @@ def both_edges():
 
 @pytest.mark.parametrize("kind", ["flat", "gradient", "texture"])
 def test_hard_borders_score_above_one_and_a_half_and_blended_ones_near_one(kind, texture):
-    ramp = np.repeat(np.linspace(60, 180, 128)[None, :, None], 96, axis=0).repeat(3, axis=2)
+    ramp = np.repeat(np.linspace(0, 250, 128)[None, :, None], 96, axis=0).repeat(3, axis=2)
     picture = {"flat": np.full((96, 128, 3), 120.0), "gradient": ramp, "texture": texture}[kind]
     assert seam_score(tiles_of_their_own_tone(picture), columns=BORDERS) > 1.5
     limit = 1.15 if kind == "texture" else 1.05
@@ -57,6 +57,10 @@ def test_rows_and_columns_are_told_apart(texture):
     assert seam_score(toned, rows=(32, 64)) < 1.2
 
 
+def test_a_step_between_flat_tiles_scores_its_height_and_one():
+    assert seam_score(tiles_of_their_own_tone(np.full((96, 128, 3), 120.0)), columns=BORDERS) == pytest.approx(4)
+
+
 def test_a_flat_picture_scores_exactly_one():
     assert seam_score(np.full((64, 64, 3), 99, np.uint8), (32,), (32,)) == 1
 
@@ -70,10 +74,10 @@ def test_borders_that_are_not_in_the_picture_are_refused(texture):
 
 def test_grid_score_sees_a_grid_of_four_and_nothing_else(texture):
     def with_grid(period):
-        marked = texture.copy()
-        marked[:, ::period] += 6
-        marked[::period] += 6
-        return np.clip(marked, 0, 255).astype(np.uint8)
+        # Cells of their own tone: steps only where a cell begins, not where it ends.
+        rows, columns = (np.arange(side) // period for side in texture.shape[:2])
+        tone = (rows[:, None] * 7 + columns * 5) % 11 * 1.5
+        return np.clip(texture + tone[..., None], 0, 255).astype(np.uint8)
 
     clean = grid_score(texture.astype(np.uint8))
     assert clean == pytest.approx(1, abs=0.03)
