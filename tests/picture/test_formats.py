@@ -134,10 +134,12 @@ def test_a_bmp_beyond_four_gigabytes_is_refused() -> None:
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF"])
 def test_the_longest_sides_are_really_written(format: str) -> None:
-    """The limits are the encoders' own, not one too many."""
+    """The limits are the encoders' own: what they say is written, one more is not."""
     side = CAPACITIES[format].side
     data = encode(check_output(None, format=format, size=(1, side)), np.zeros((1, side, 3), np.uint8))
     assert read(data).width == side
+    with pytest.raises((OSError, ValueError, OverflowError)):
+        Image.new("RGB", (side + 1, 1)).save(io.BytesIO(), format)
 
 
 @pytest.mark.parametrize(

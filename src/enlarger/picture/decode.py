@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import logging
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -40,7 +39,6 @@ from enlarger.picture.suspicion import bmp_runs_are_broken, jpeg_scan_is_broken
 # call would not do: `catch_warnings` is not safe while other threads read or compute.
 # Appended, so that a filter of the user's own goes before.
 warnings.filterwarnings("ignore", module=r"PIL\.\w+ImagePlugin$", append=True)
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors reach standard error by themselves
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 _OPENERS: dict[str, Any] = {

@@ -14,8 +14,8 @@ _BLOCKS = (
     2000  # of a JPEG that are looked at: noise breaks a rule within a few, and this takes some hundredths of a second
 )
 _RUNS = 1 << 20  # of a BMP
-# JPEG, 8 bit (ITU T.81, F.1.2): a DC difference has at most 11 bits, an AC value 10; DC stays within 12 bits.
-_DC_BITS, _AC_BITS, _DC_RANGE = 11, 10, 1 << 12
+# JPEG of 8 bits a sample (ITU T.81, F.1.2): a DC difference has at most 11 bits, an AC value 10.
+_DC_BITS, _AC_BITS = 11, 10
 
 
 class _BrokenError(Exception):
@@ -49,7 +49,6 @@ class _Component:
     down: int
     dc: int = 0
     ac: int = 0
-    value: int = 0
 
 
 class _Scan:
@@ -130,9 +129,7 @@ class _Scan:
         size = self._symbol(self.tables[component.dc])
         if size > _DC_BITS:
             raise _BrokenError
-        component.value += self._signed(size)
-        if abs(component.value) > _DC_RANGE:
-            raise _BrokenError
+        self._drop_bits(size)
         table = self.tables[component.ac]
         index = 1
         while index < 64:
@@ -146,7 +143,7 @@ class _Scan:
             index += run + 1
             if index > 64 or size > _AC_BITS:
                 raise _BrokenError
-            self._take(size)
+            self._drop_bits(size)
 
     def _symbol(self, table: list[tuple[int, int]]) -> int:
         self._fill(16)
@@ -156,17 +153,9 @@ class _Scan:
         self._drop(length)
         return symbol
 
-    def _signed(self, size: int) -> int:
-        value = self._take(size)
-        return value if size == 0 or value >> (size - 1) else value - (1 << size) + 1
-
-    def _take(self, size: int) -> int:
-        if size == 0:
-            return 0
+    def _drop_bits(self, size: int) -> None:
         self._fill(size)
-        value = (self.bits >> (self.count - size)) & ((1 << size) - 1)
         self._drop(size)
-        return value
 
     def _drop(self, size: int) -> None:
         self.count -= size
@@ -196,8 +185,6 @@ class _Scan:
                 raise _EndError
             self.position += 1
         self.position += 2
-        for component in self.order:
-            component.value = 0
 
 
 def bmp_runs_are_broken(data: bytes) -> bool:
