@@ -227,6 +227,20 @@ def test_gamma_without_a_profile_is_obeyed(good: Path) -> None:
     assert read(good / "hopper.png").profile is None  # gAMA 0.45455 and sRGB's cHRM say nothing
 
 
+def test_display_p3_may_be_said_by_number() -> None:
+    """PNG's cICP 12, 13 is Display P3 under sRGB's curve: the same colours as by its profile, which the result gets."""
+    from tests.picture.test_png import chunk
+
+    samples = noise(6, 6, 3, np.uint8)
+    icc = profile.from_png(1 / 2.2, P3)
+    plain = png(samples, None)
+    picture = read(plain[:33] + chunk(b"cICP", bytes([12, 13, 0, 1])) + plain[33:])
+    np.testing.assert_array_equal(picture.pixels, read(png(samples, icc)).pixels)
+    assert picture.profile == icc
+    assert not picture.warnings
+    assert np.abs(quantise(picture.pixels, 8).astype(int) - samples).max() > 5
+
+
 def test_cmyk_and_lab_come_out_labelled_srgb(good: Path) -> None:
     for name in ("cmyk_plain.jpg", "cmyk_photoshop.jpg", "lzw_cmyk.tif", "lab.tif"):
         assert read(good / name).profile == profile.srgb_profile(), name

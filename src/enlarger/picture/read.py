@@ -25,6 +25,7 @@ from enlarger.picture.raw import Raw, check_pixels
 from enlarger.picture.sniff import EXTENSIONS, sniff
 
 MAX_PIXELS = 100_000_000
+_P3 = (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)  # white, red, green, blue of Display P3 (cICP 12)
 _SLACK = 1e-3  # a float array may overshoot 0..1 by half an 8-bit step's quarter: rounding, not another range
 
 
@@ -220,7 +221,9 @@ def _convert(raw: Raw) -> tuple[bytes | None, Floats, Floats | None]:
     icc, warnings = raw.icc, raw.warnings
     if raw.converted:
         return profile.srgb_profile(), to_float(raw.samples), None
-    if raw.cicp and raw.cicp[:2] not in ((1, 13), (1, 1)):
+    if raw.cicp and raw.cicp[:2] == (12, 13):
+        icc = profile.from_png(1 / 2.2, _P3)
+    elif raw.cicp and raw.cicp[:2] not in ((1, 13), (1, 1)):
         icc = None
         warnings.append("HDR or wide-gamut colour (cICP) is not converted; the colours are taken as sRGB")
     elif icc is None:

@@ -8,7 +8,6 @@ band of rows be made from a window of the input with the very numbers that the w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,14 +124,6 @@ def resize_rows(
     ratio = height / size[0]
     box = (rows.start * ratio - first, 0.0, len(rows) * ratio, float(window.shape[1]))
     return resize(window, (len(rows), size[1]), filter, box=box, linear_light=linear_light)
-
-
-def resize_banded(
-    read_rows: Callable[[range], Floats], height: int, size: tuple[int, int], rows: range, filter: str = "bicubic"
-) -> Floats:
-    """Gives rows of a whole resize, asking `read_rows` for the input rows it needs."""
-    needed = rows_needed(rows, height, size[0], filter)
-    return resize_rows(read_rows(needed), needed.start, rows, height, size, filter)
 
 
 def _nearest(count: int, start: float, length: float, limit: int) -> NDArray[np.intp]:
