@@ -71,6 +71,31 @@ def test_two_pictures_of_one_name_are_refused(folders):
         pictures_in(folders / "HR")
 
 
+def test_deep_and_turned_pictures_are_read_as_they_are_meant(tmp_path):
+    deep = (np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert np.array_equal(read_rgb(tmp_path / "deep.png")[..., 0], np.floor(deep / 257 + 0.5).astype(np.uint8))
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / "float.tif")
+    assert np.array_equal(read_rgb(tmp_path / "float.tif")[..., 2], np.floor(values * 255 + 0.5).astype(np.uint8))
+    turned = Image.fromarray(np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert read_rgb(tmp_path / "turned.png").shape == (4, 6, 3)
+
+
+def test_pictures_with_nan_are_an_error_of_that_picture(folders, capsys):
+    values = np.full((40, 50), 0.5, np.float32)
+    values[3, 3] = np.nan
+    (folders / "HR" / "img_0.webp").unlink()
+    Image.fromarray(values).save(folders / "HR" / "img_0.tif")
+    assert main([str(folders / "results"), str(folders / "HR"), "--metrics", "psnr-y"]) == 7
+    out, err = capsys.readouterr()
+    assert "NaN" in err
+    assert out.splitlines()[-1].startswith("mean of 2\t")
+
+
 def test_grey_pictures_become_rgb_and_broken_files_a_clear_error(tmp_path):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.png")
     assert read_rgb(tmp_path / "grey.png").shape == (8, 8, 3)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from enlarger.errors import EnlargerError, PictureError, SettingsError
 from enlarger.evaluation.metrics import Case, Judge
-from enlarger.evaluation.pixels import Bytes
+from enlarger.evaluation.pixels import Bytes, as_bytes
 
 SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 
@@ -39,20 +39,38 @@ def pictures_in(folder: Path) -> dict[str, Path]:
 def read_rgb(path: Path) -> Bytes:
     """A picture file as (H, W, 3) bytes, its values as they are stored: grey is repeated, alpha and profiles ignored.
 
-    Benchmarks compare stored values; converting profiles would measure the conversion.
+    Benchmarks compare stored values; converting profiles would measure the conversion. An orientation is applied, 16
+    bits and floats in 0..1 are rounded to bytes.
 
     Raises:
         PictureError: it cannot be read.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path) as stored:
+            picture = ImageOps.exif_transpose(stored)
+            if picture.mode.startswith(("I", "F")):
+                return _from_deep_grey(picture, path)
             return np.asarray(picture.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{path}: {error}", "too_large") from error
     except FileNotFoundError:
         raise PictureError(f"{path}: no such file", "missing") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise PictureError(
             f"{path}: cannot be read as a picture ({type(error).__name__}: {error})", "corrupt"
         ) from error
+
+
+def _from_deep_grey(picture: Image.Image, path: Path) -> Bytes:
+    """Grey of 16 bits or floats; Pillow's own conversion would clip it."""
+    values = np.asarray(picture)
+    if values.dtype.kind in "iu":
+        if values.min() < 0 or values.max() > 65535:
+            raise PictureError(
+                f"{path}: whole numbers outside 0..65535 are no picture that can be measured", "bad_values"
+            )
+        values = values / 65535
+    return as_bytes(np.repeat(values[..., None].astype(np.float64), 3, axis=2), str(path))
 
 
 def matching(names: dict[str, Path], name: str) -> Path | None:
