@@ -1,5 +1,6 @@
 """Noise: the same values as diffusers draws, or values that depend on nothing but seed and place."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -91,6 +92,30 @@ def test_a_batch_of_crops_draws_the_same_values_every_time(field):
     first = source.draw((2, 3, 8, 16))
     assert torch.equal(first, torch.stack([field[:, :8, :16], field[:, 100:108, 37:53]]))
     assert torch.equal(source.draw((2, 3, 8, 16)), first)
+
+
+def test_the_noise_of_a_seed_is_the_same_for_good():
+    """Values made with numpy 2.4.6 and torch 2.13.0 (CPU): a picture can be made again years later."""
+    values = PositionalNoise(7).values(Tile(1000, 2000, 1, 2)).flatten()
+    expected = [0.32974458, 0.80896270, -0.27415740, -0.29511225, 0.59002519, -0.68063152]
+    torch.testing.assert_close(values, torch.tensor(expected), rtol=0, atol=1e-6)
+    values = PositionalNoise(2**63 - 1, 4, 1).values(Tile(0, 0, 1, 2)).flatten()
+    expected = [0.71818942, -0.26501217, 0.35591373, 0.53394848, 0.59684569, 0.13088579, 1.11001217, -0.46698275]
+    torch.testing.assert_close(values, torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("word", [0, 2**64 - 1])
+def test_the_rarest_words_are_finite_noise_too(monkeypatch, word):
+    class Rare:
+        def __init__(self, **_):
+            pass
+
+        def random_raw(self, count):
+            return np.full(count, word, np.uint64)
+
+    monkeypatch.setattr(np.random, "Philox", Rare)
+    values = PositionalNoise(0).values(Tile(0, 0, 2, 4))
+    assert 6 < float(values.abs().max()) < 6.5
 
 
 def test_asking_a_crop_for_another_shape_is_an_error():
