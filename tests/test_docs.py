@@ -24,7 +24,7 @@ PYTHON = [
 def photograph(tmp_path, monkeypatch):
     """A folder with a photo.jpg in it, to run in."""
     monkeypatch.chdir(tmp_path)
-    y, x = np.mgrid[:20, :30] * 8
+    y, x = np.mgrid[:80, :120] * 2
     Image.fromarray(np.stack([x, y, x + y], 2).clip(0, 255).astype(np.uint8)).save("photo.jpg")
     return tmp_path
 
