@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enlarger.errors import EnlargerError, OutputError, SettingsError
+from enlarger.errors import EnlargerError, Interrupted, OutputError, SettingsError
 from enlarger.picture import write as writing
 from enlarger.picture.formats import CAPACITIES
 from enlarger.picture.read import read
@@ -414,3 +414,29 @@ def test_large_results_take_little_beside_themselves(tmp_path: Path) -> None:
         run = subprocess.run(call, capture_output=True, text=True, timeout=60)
         assert run.returncode == 0, run.stderr
         assert int(run.stdout) < 18_000 // 2, name
+
+
+# --- hooks of a run over many pictures
+
+
+def test_a_file_is_given_up_when_its_writer_is_told_to_stop(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def stopped() -> bool:
+        asked.append(1)
+        return len(asked) > 1
+
+    with pytest.raises(Interrupted):
+        write(check(tmp_path / "a.ppm", size=(300, 400)), noise(300, 400), stopped=stopped)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_whole_file_is_shown_before_it_takes_its_name(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    def sealed(part: Path) -> None:
+        assert not (tmp_path / "a.png").exists()
+        seen.append(part.read_bytes())
+
+    write(check(tmp_path / "a.png"), noise(*SIZE), sealed=sealed)
+    assert seen == [(tmp_path / "a.png").read_bytes()]

@@ -16,7 +16,7 @@ import itertools
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from enlarger.errors import EnlargerError, OutputError, SettingsError
+from enlarger.errors import EnlargerError, Interrupted, OutputError, SettingsError
 from enlarger.picture import exif, formats, netpbm, png, profile, recipe, tiff, xmp
 from enlarger.picture.colour import Floats, quantise, to_float
 from enlarger.picture.picture import Metadata, Picture
@@ -297,6 +297,8 @@ def write(
     quality: int | None = None,
     strip: Strip = "none",
     finished: bool = False,
+    stopped: Callable[[], bool] | None = None,
+    sealed: Callable[[Path], None] | None = None,
 ) -> Path:
     """Writes the result: a whole file appears under its name, or none and no trace.
 
@@ -310,13 +312,16 @@ def write(
         strip: Leave out nothing, what is private (position, serial numbers, names of owners), or all metadata and the
             recipe. The colour profile stays: without it the colours would be wrong.
         finished: The pixels come from `plan.finish` and are written as they are.
+        stopped: Asked before every piece that goes to the disk; once it says True the file is given up.
+        sealed: Told the temporary file's path once it is whole, just before it takes its name.
 
     Raises:
         OutputError: the disk is full, or the file cannot be written.
+        Interrupted: `stopped` said True.
     """
     if plan.path is None:
         raise ValueError("a plan without a path can only be encoded")
-    with _appearing(plan.path, plan.overwrite) as stream:
+    with _appearing(plan.path, plan.overwrite, stopped, sealed) as stream:
         _encode(stream, plan, pixels, alpha, picture, record, quality, strip, finished)
     return plan.path
 
@@ -519,8 +524,26 @@ def _photoshop_segment(iptc: bytes) -> bytes:
     return b"\xff\xed" + struct.pack(">H", len(body) + 2) + body
 
 
+class _Stoppable(io.FileIO):
+    """A file that is given up when its writer is told to stop."""
+
+    def __init__(self, descriptor: int, stopped: Callable[[], bool] | None) -> None:
+        super().__init__(descriptor, "wb")
+        self._stopped = stopped
+
+    def write(self, data: Any, /) -> int:
+        if self._stopped is not None and self._stopped():
+            raise Interrupted("interrupted; nothing partial was left behind")
+        return super().write(data)
+
+
 @contextlib.contextmanager
-def _appearing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
+def _appearing(
+    path: Path,
+    overwrite: bool,
+    stopped: Callable[[], bool] | None = None,
+    sealed: Callable[[Path], None] | None = None,
+) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path` that takes its name at the end, or goes on any error or interrupt."""
     part = path.with_name(f".{path.name[:60]}.enlarger-{os.getpid()}-{next(_counter)}.part")
     try:
@@ -528,8 +551,10 @@ def _appearing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
     except OSError as error:
         raise OutputError(f"{shown(path)} cannot be written: {_reason(error)}; choose another place") from error
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with io.BufferedWriter(_Stoppable(descriptor, stopped)) as stream:
             yield stream
+        if sealed is not None:
+            sealed(part)
         _settle(part, path, overwrite)
     except BaseException as error:
         with contextlib.suppress(OSError):
