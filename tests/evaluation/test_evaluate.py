@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -96,6 +97,11 @@ def test_another_metric_uses_the_kept_result_and_another_setting_does_not(data, 
     assert made == []
     assert set(both[0].values) == {"ssim-y", "psnr_y"}
     assert both[0].values["psnr_y"] == run(data, BICUBIC)[0].values["psnr-y"]
+    assert 0 < both[0].values["ssim-y"] < 1
+    task = dataclasses.replace(of_protocol("set5", data), border=0)
+    whole = next(evaluate([BICUBIC], task, Judge(["psnr-y"]), output=tmp_path / "out"))
+    assert not whole.kept
+    assert whole.values["psnr-y"] != both[0].values["psnr_y"]
     made.clear()
     run(data, NEAREST, output=tmp_path / "out")
     assert len(made) == 3
