@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def hostile(what: str) -> bytes:
         return b"II*\0" + struct.pack("<I", 8 + len(blob)) + blob + struct.pack("<H", 3999) + tags + bytes(4)
     if what == "a TIFF of overlapping directories":
         return b"II*\0" + struct.pack("<I", 8) + struct.pack("<HI", 0, 0) + b"".join(
-            struct.pack("<HI", 0, 8 + 6 * (index + 1)) for index in range(300_000)
+            struct.pack("<HI", 0, 8 + 6 * (index + 1)) for index in range(2_000_000)
         )  # fmt: skip
     if what == "EXIF whose entries all claim the same bytes":
         table = b"".join(struct.pack("<HHII", 0x9C9B, 1, 50_000, 8) for _ in range(900))
@@ -224,6 +225,16 @@ def test_small_files_cannot_ask_for_much_work(what: str, seconds: float) -> None
         plan = check_output(None, format="png", size=result.pixels.shape[:2], picture=result)
         encode(plan, result.pixels, None, result, record={"engine": "pocket"}, strip="private")
     assert time.process_time() - started < seconds
+
+
+def test_entries_that_claim_the_same_bytes_take_no_memory() -> None:
+    data = hostile("a TIFF whose entries all claim the same megabytes")
+    tracemalloc.start()
+    try:
+        outcome(data)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_every_ending_belongs_to_one_format() -> None:

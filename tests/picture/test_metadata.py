@@ -338,6 +338,27 @@ def test_resolution_is_kept(format: str) -> None:
     assert picture.metadata.dpi == pytest.approx((300, 200), rel=1e-3)
 
 
+@pytest.mark.parametrize("format", [*HOLDING, "bmp", "gif", "ppm", "tga", "qoi"])
+def test_no_resolution_is_invented(format: str) -> None:
+    plain = read(result(noise_png(), "jpg", RECORD))
+    assert plain.metadata.dpi is None
+    assert read(result(result(noise_png(), format), "png")).metadata.dpi is None
+
+
+def noise_png() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(noise(6, 8, 3, np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_resolution_in_centimetres_is_told_in_inches() -> None:
+    data = bytearray(photo(dpi=(100, 100)))
+    at = data.index(b"JFIF\0") + 7
+    assert data[at] == 1
+    data[at] = 2
+    assert read(bytes(data)).metadata.dpi == pytest.approx((254, 254))
+
+
 def test_resolution_is_turned_with_the_picture() -> None:
     turn = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)
     assert read(photo(dpi=(300, 200), exif=turn)).metadata.dpi == (200, 300)

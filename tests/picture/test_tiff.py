@@ -203,6 +203,14 @@ def test_strips_past_the_end_are_seen_before_anything_is_decoded(corpora: Path) 
         assert caught.value.kind == "truncated"
 
 
+@pytest.mark.parametrize(("name", "share"), [("jpeg_in.tif", 0.9), ("g4.tif", 0.95), ("multipage.tiff", 0.3)])
+def test_what_a_decoder_misses_in_a_cut_file_was_cut_off(name: str, share: float, good: Path) -> None:
+    data = (good / name).read_bytes()
+    with pytest.raises(PictureError) as caught:
+        read(data[: int(len(data) * share)])
+    assert caught.value.kind == "truncated"
+
+
 @pytest.mark.parametrize("format", ["classic", "big"])
 def test_a_file_cut_in_its_directory_is_cut_off(format: str) -> None:
     """Written here the directory stands at the end: any cut hits it."""

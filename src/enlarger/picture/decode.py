@@ -168,6 +168,10 @@ def from_image(image: Image.Image, name: str) -> Raw:
         xmp=xmp if isinstance(xmp, bytes) else xmp.encode() if isinstance(xmp, str) else None,
         dpi=_density(info.get("dpi")),
     )
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        # Pillow says 72 where a file says nothing; EXIF's word is read apart.
+        scale = {1: 1.0, 2: 2.54}.get(info.get("jfif_unit", 0))
+        raw.dpi = _density([scale * value for value in info["jfif_density"]]) if scale else None
     photoshop = info.get("photoshop")
     if isinstance(photoshop, dict) and isinstance(photoshop.get(0x0404), bytes):
         raw.iptc = photoshop[0x0404]

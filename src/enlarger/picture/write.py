@@ -490,6 +490,8 @@ def _encode_by_pillow(
         options["xmp"] = metadata.xmp
     if metadata.dpi and plan.format in ("JPEG", "BMP"):
         options["dpi"] = tuple(min(65535, max(1, round(value))) for value in metadata.dpi)
+    elif plan.format == "BMP":
+        options["dpi"] = (0, 0)  # nothing said; Pillow would say 96
     if plan.format == "JPEG":
         chosen = 95 if quality is None else quality
         # Not optimised or progressive: for these Pillow guesses a buffer for the whole file and fails where noise needs
