@@ -44,14 +44,14 @@ def test_help_names_every_command_and_exits_well(call: Call) -> None:
         done = call(*words)
         assert done.code == 0
         assert done.err == ""
-        for name in cli.available():
+        for name in cli.COMMANDS:
             assert f"  {name} " in done.out
         assert "enlarger upscale photo.jpg" in done.out
 
 
 def test_every_command_has_a_help_line_and_help(call: Call) -> None:
-    assert {"upscale", "models", "doctor"} <= set(cli.available())
-    for name in cli.available():
+    assert {"upscale", "models", "doctor"} <= set(cli.COMMANDS)
+    for name in cli.COMMANDS:
         done = call(name, "--help")
         assert done.code == 0, done.err
         assert done.out.startswith(f"usage: enlarger {name}")

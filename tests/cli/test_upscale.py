@@ -276,9 +276,11 @@ def test_standard_input_and_output(call: Call, folder: Path, monkeypatch: pytest
     done = call("upscale", "-", "-e", "interpolate", "-o", "b.jpg")
     assert done.code == 0, done.err
     assert size_of("b.jpg") == (96, 64)
-    monkeypatch.setattr(sys, "stdin", Stream(data * 2000))
-    done = call("upscale", "-", "-e", "interpolate", "-o", "c.png", "--max-pixels", "10")
+    monkeypatch.setattr(sys, "stdin", Stream(data + b" " * 13_000))
+    monkeypatch.setattr(work, "SLACK", 0)
+    done = call("upscale", "-", "-e", "interpolate", "-o", "c.png", "--max-pixels", "384")
     assert done.code == 3
+    assert "standard input is longer than 12,288 bytes" in done.error
     assert files(folder) == {"a.png", "b.jpg"}
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import os
 import signal
 import sys
@@ -93,20 +92,14 @@ def run(arguments: list[str]) -> int:
     return command.run(args)
 
 
-def available() -> list[str]:
-    """The subcommands that are there."""
-    return [name for name in COMMANDS if importlib.util.find_spec(f"enlarger.cli.{name}")]
-
-
 def _command(name: str) -> Command:
-    commands = available()
-    if name in commands:
+    if name in COMMANDS:
         return cast("Command", importlib.import_module(f"enlarger.cli.{name}"))
     if os.path.exists(name) or "." in name:
         raise SettingsError(f"no command is called {name!r}: did you mean enlarger upscale {name}?")
-    near = difflib.get_close_matches(name, commands, n=1)
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise SettingsError(f"no command is called {name!r}: {hint}there are {', '.join(commands)}")
+    raise SettingsError(f"no command is called {name!r}: {hint}there are {', '.join(COMMANDS)}")
 
 
 def _run_bare(arguments: list[str]) -> int:
@@ -120,7 +113,7 @@ def _run_bare(arguments: list[str]) -> int:
     parser.add_argument("-V", "--version", action="version", version=f"enlarger {__version__}")
     parser.add_argument("--debug", action="store_true", help="Show where an error came from.")
     commands = parser.add_argument_group("commands")
-    for name in available():
+    for name in COMMANDS:
         commands.add_argument(name, help=_command(name).HELP, nargs="?")
     if not arguments:
         parser.print_help(sys.stderr)

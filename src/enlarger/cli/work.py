@@ -34,6 +34,10 @@ NOT_FOR_PROBE = ("scale", "size", "longest", "megapixels", "page", "max_pixels",
 """Settings that would make the probe another size, or slower than the picture's own tiles."""
 
 
+SLACK = 64 << 20
+"""Bytes that a piped picture may have beside 32 for each pixel that is allowed."""
+
+
 @dataclass(frozen=True)
 class Wish:
     """What the command line asks for, checked.
@@ -289,7 +293,7 @@ def _seconds(upscaler: Upscaler, wish: Wish, plan: Plan) -> float:
 
 def _standard_input(max_pixels: int) -> bytes:
     """What is piped in, up to the most that a picture of so many pixels can need."""
-    limit = 32 * max_pixels + (64 << 20)
+    limit = 32 * max_pixels + SLACK
     data = sys.stdin.buffer.read(limit + 1)
     if len(data) > limit:
         raise PictureError(f"standard input is longer than {limit:,} bytes, too long for a picture", "too_large")
