@@ -307,6 +307,16 @@ def test_the_prompt_of_the_source_is_kept_when_there_is_none(good: Path) -> None
         assert before in image.getexif().get_ifd(0x8769)[0x9286][8:].decode("utf-16-be")
 
 
+@pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
+def test_a_prompt_in_any_script_is_kept_from_exif(order: str) -> None:
+    text = "日本の猫\nSteps: 20, Seed: 1"
+    found = exifs.Exif()
+    found.camera[0x9286] = (7, 0, b"UNICODE\0" + text.encode(order))
+    found.camera[0x9286] = (7, len(found.camera[0x9286][2]), found.camera[0x9286][2])
+    data = result(photo(exif=b"Exif\0\0" + found.to_bytes()), "png", {"engine": "pocket"})
+    assert dict(read(data).metadata.text)["parameters"] == text + ", Postprocess upscaler: pocket"
+
+
 def test_values_with_commas_are_quoted() -> None:
     line = recipe.parameters({"engine": "x, y: z", "settings": {"negative_prompt": "bad"}}, (2, 3))
     assert line == 'Negative prompt: bad\nSize: 3x2, Postprocess upscaler: "x, y: z"'

@@ -58,11 +58,10 @@ class Exif:
             return None
         code, content = entry[2][:8], entry[2][8:]
         if code.startswith(b"UNICODE"):
-            return content.decode("utf-16-be" if content[:1] == b"\0" or not content else self._wide(), "replace")
+            # A1111 writes big-endian whatever the rest is, cameras the order of the rest; letters tell which it was.
+            read = [content.decode(order, "replace") for order in ("utf-16-be", "utf-16-le")]
+            return max(read, key=lambda text: sum(letter.isascii() for letter in text))
         return content.decode("latin-1").rstrip("\0 ") if code.startswith(b"ASCII") else None
-
-    def _wide(self) -> str:
-        return "utf-16-be" if self.order == ">" else "utf-16-le"
 
     def set_comment(self, text: str) -> None:
         """Stores a text as A1111 does: UNICODE, big-endian whatever the order of the rest."""
