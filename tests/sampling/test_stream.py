@@ -17,7 +17,7 @@ from enlarger.sampling.stream import Cutting, stages, stream
 from enlarger.settings import SeededSettings
 from enlarger.size import Size
 
-FACTOR, STRIDE, FIELD = 2, 2, 4
+FACTOR, STRIDE, FIELD = 2, 2, 2  # one cell of the half grid, to either side
 BLUR = torch.outer(torch.tensor([1.0, 2, 4]), torch.tensor([3.0, 1, 2])).expand(3, 1, 3, 3) / 42
 """Not symmetric, so that a tile in the wrong place shows."""
 
