@@ -34,7 +34,14 @@ def test_an_unknown_metric_names_the_nearest():
         Judge([])
 
 
-@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.better and name != "niqe"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if "vgg" in metric.needs else [])
+        for name, metric in METRICS.items()
+        if metric.better and name != "niqe"
+    ],
+)
 def test_the_stated_direction_is_that_of_the_numbers(name, result, reference, pictures, request):
     """A worse picture scores worse. (NIQE needs a photograph for that: test_perceptual.py.)"""
     truth, worse = pictures
