@@ -1,8 +1,8 @@
 """Exact resizing of float pictures, whole or band by band.
 
-Pillow does the arithmetic, one channel at a time in its mode F: double precision sums, antialiased when reducing,
-edges clamped. Its result for an output row depends on the rows under the filter alone, which is what lets a
-band of rows be made from a window of the input with the very numbers that the whole would give.
+Pillow does the arithmetic for whole pictures, one channel at a time in its mode F: double precision sums, antialiased
+when reducing, edges clamped. Its boxes are single precision, though, so parts of a picture would come out a little
+shifted, the more the further down they lie: for bands and boxes the same sums are done here.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ def resize(
         y = _nearest(height, top, box_height, rows)
         x = _nearest(width, left, box_width, columns)
         return np.ascontiguousarray(pixels[y][:, x], dtype=np.float32)
-    # Rounding in the caller's fractions may step over the edge by less than a millionth of a pixel.
-    corners = (max(left, 0.0), max(top, 0.0), min(left + box_width, columns), min(top + box_height, rows))
-    whole = corners == (0, 0, columns, rows)
-    if whole and (height, width) == (rows, columns):
+    if box is not None:
+        part = _along(pixels, _taps(range(width), width / box_width, left, columns, filter), axis=1)
+        return _along(part, _taps(range(height), height / box_height, top, rows, filter), axis=0)
+    if (height, width) == (rows, columns):
         return np.array(pixels, dtype=np.float32, order="C")
     if pixels.ndim == 2:
-        return np.array(_resize_channel(pixels, (width, height), filter, corners), dtype=np.float32)
+        return np.array(_resize_channel(pixels, (width, height), filter), dtype=np.float32)
     result = np.empty((height, width, pixels.shape[2]), np.float32)
     for channel in range(pixels.shape[2]):
-        result[..., channel] = np.asarray(_resize_channel(pixels[..., channel], (width, height), filter, corners))
+        result[..., channel] = np.asarray(_resize_channel(pixels[..., channel], (width, height), filter))
     return result
 
 
@@ -121,9 +121,65 @@ def resize_rows(
         raise ValueError(
             f"output rows {rows.start}..{rows.stop} need input rows {needed.start}..{needed.stop}, not {have}"
         )
-    ratio = height / size[0]
-    box = (rows.start * ratio - first, 0.0, len(rows) * ratio, float(window.shape[1]))
-    return resize(window, (len(rows), size[1]), filter, box=box, linear_light=linear_light)
+    if linear_light:
+        return to_encoded(resize_rows(to_linear(window), first, rows, height, size, filter))
+    if filter == "nearest":
+        y = _nearest(size[0], 0.0, float(height), height)[rows.start : rows.stop] - first
+        return np.ascontiguousarray(window[y][:, _nearest(size[1], 0.0, float(window.shape[1]), window.shape[1])])
+    window = window[needed.start - first : needed.stop - first]
+    across = resize(window, (len(needed), size[1]), filter)  # rows stay as they are, so Pillow only goes across
+    if size[0] == height:
+        return across[rows.start - needed.start : rows.stop - needed.start]
+    places, weights = _taps(rows, size[0] / height, 0.0, height, filter)
+    return _along(across, (places - needed.start, weights), axis=0)
+
+
+Taps = tuple[NDArray[np.intp], NDArray[np.float64]]
+
+
+def _taps(outputs: range, factor: float, origin: float, limit: int, filter: str) -> Taps:
+    """Gives, for outputs along one axis, the inputs under the filter and their weights, as Pillow places them.
+
+    Args:
+        outputs: Indices of the outputs.
+        factor: Outputs per input pixel.
+        origin: Where output 0 begins, in input pixels.
+        limit: Number of inputs.
+        filter: bilinear, bicubic or lanczos.
+
+    Returns:
+        Indices (outputs, taps) and weights (outputs, taps) that sum to one; taps past the end have weight zero.
+    """
+    widened = max(1 / factor, 1.0)
+    support = FILTERS[filter][1] * widened
+    centres = origin + (np.arange(outputs.start, outputs.stop) + 0.5) / factor
+    first = np.maximum(np.floor(centres - support + 0.5), 0).astype(np.intp)
+    last = np.minimum(np.floor(centres + support + 0.5), limit).astype(np.intp)
+    places = first[:, None] + np.arange(int((last - first).max()))
+    weights = np.where(places < last[:, None], _kernel((places - centres[:, None] + 0.5) / widened, filter), 0.0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.minimum(places, limit - 1), weights
+
+
+def _kernel(distance: NDArray[np.float64], filter: str) -> NDArray[np.float64]:
+    x = np.abs(distance)
+    if filter == "bilinear":
+        return np.where(x < 1, 1 - x, 0.0)
+    if filter == "bicubic":  # Keys 1981, a = -0.5
+        near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+        return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    return np.where(x < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
+
+
+def _along(values: Floats, taps: Taps, axis: int) -> Floats:
+    """Applies taps along an axis; sums in double precision, as Pillow's are."""
+    places, weights = taps
+    shape = [1] * values.ndim
+    shape[axis] = len(places)
+    total = np.zeros((*values.shape[:axis], len(places), *values.shape[axis + 1 :]))
+    for tap in range(places.shape[1]):
+        total += np.take(values, places[:, tap], axis=axis) * weights[:, tap].reshape(shape)
+    return total.astype(np.float32)
 
 
 def _nearest(count: int, start: float, length: float, limit: int) -> NDArray[np.intp]:
@@ -133,8 +189,6 @@ def _nearest(count: int, start: float, length: float, limit: int) -> NDArray[np.
     return indices
 
 
-def _resize_channel(
-    channel: Floats, size: tuple[int, int], filter: str, corners: tuple[float, float, float, float]
-) -> Image.Image:
+def _resize_channel(channel: Floats, size: tuple[int, int], filter: str) -> Image.Image:
     plane = Image.fromarray(np.ascontiguousarray(channel, dtype=np.float32))
-    return plane.resize(size, FILTERS[filter][0], box=corners)
+    return plane.resize(size, FILTERS[filter][0])
