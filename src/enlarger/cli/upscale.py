@@ -107,8 +107,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json and jobs[0].output is None:
         raise SettingsError("--json and the picture cannot both go to standard output: name a file with -o")
     reporter = Reporter(quiet=args.quiet, bar=not args.json)
-    if str(args.settings.get("seed", "")).strip().lower() == "random":
-        reporter.say(f"seed {wish.settings['seed']}")
     report = _report_file(args.report, overwrite=args.overwrite)
     return Work(wish, reporter, as_json=args.json, dry_run=args.dry_run, report=report, debug=args.debug).all(jobs)
 
