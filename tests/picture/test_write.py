@@ -221,6 +221,13 @@ def test_a_limit_of_the_system_is_an_error_in_one_line_for_every_format(tmp_path
     assert listing(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["☃" * 83 + ".png", "🐈" * 62 + ".png", "n" * 251 + ".png", "-o.png", "a\nb.png"])
+def test_long_and_odd_names_are_written(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    write(check(path), waves(*SIZE))
+    assert listing(tmp_path) == [name]
+
+
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out.png"
     plan = check(path)

@@ -547,7 +547,7 @@ def _appearing(
     sealed: Callable[[Path], None] | None = None,
 ) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path` that takes its name at the end, or goes on any error or interrupt."""
-    part = path.with_name(f".{path.name[:60]}.enlarger-{os.getpid()}-{next(_counter)}.part")
+    part = path.with_name(f".{path.name[:40]}.enlarger-{os.getpid()}-{next(_counter)}.part")
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
