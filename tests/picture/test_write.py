@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,7 +118,7 @@ def test_a_folder_that_the_system_protects_is_refused(tmp_path: Path, monkeypatc
 
 def test_a_full_disk_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 100_000})
-    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OutputError, match="too little"):
         check(tmp_path / "a.bmp", size=(1000, 1000))
     assert "MB free" in check(tmp_path / "a.png", size=(1000, 1000)).warnings[0]

@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from enlarger.picture.alpha import bleed, enlarge_alpha
+    from enlarger.picture.atomic import stale_parts
     from enlarger.picture.colour import luma, quantise
     from enlarger.picture.picture import Metadata, Picture
-    from enlarger.picture.write import OutputPlan, check_output, encode, read_record, stale_parts
+    from enlarger.picture.plan import OutputPlan, check_output
+    from enlarger.picture.write import encode, read_record
 
 _HOME = {
     "Metadata": "picture",
-    "OutputPlan": "write",
+    "OutputPlan": "plan",
     "Picture": "picture",
     "bleed": "alpha",
-    "check_output": "write",
+    "check_output": "plan",
     "encode": "write",
     "enlarge_alpha": "alpha",
     "luma": "colour",
     "quantise": "colour",
     "read_record": "write",
-    "stale_parts": "write",
+    "stale_parts": "atomic",
 }
 
 __all__ = [
