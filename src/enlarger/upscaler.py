@@ -364,7 +364,8 @@ class Upscaler:
         output = passage.padded.times(passage.factor)
         cells = Size(output.height // facts.grid, output.width // facts.grid)
         tile = max(1, plan.tile // facts.grid)
-        overlap = min(tile // 2, (getattr(settings, "overlap", None) or facts.overlap) // facts.grid)
+        asked = getattr(settings, "overlap", None)
+        overlap = min(tile // 2, (facts.overlap if asked is None else asked) // facts.grid)
         tiling = Tiling(
             tile=None if tile >= max(cells) else tile,
             overlap=overlap,
