@@ -1,0 +1,81 @@
+"""A rehearsal: what a run would do and for how long, with nothing written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from enlarger.batch.desk import Desk
+from enlarger.batch.jobs import Job
+from enlarger.batch.order import Order, Outcome
+from enlarger.size import Size
+
+if TYPE_CHECKING:
+    from enlarger.upscaler import Plan, Upscaler
+
+PROBE = 48
+"""Pixels of either side of the picture that is enlarged to tell the time."""
+
+NOT_FOR_PROBE = ("scale", "size", "longest", "megapixels", "page", "max_pixels", "tile", "batch")
+"""Settings that would make the probe another size, or slower than the picture's own tiles."""
+
+
+def rehearse(jobs: Sequence[Job], order: Order) -> Iterator[Outcome]:
+    """What `run` would do with each job: state "planned", or what is wrong with it already now.
+
+    Raises:
+        ModelError, ResourceError: The engine cannot be loaded.
+    """
+    desk = Desk(order, jobs)
+    for job in jobs:
+        read = desk.read(job)
+        if isinstance(read, Outcome):
+            yield read
+            continue
+        if read.picture is None:
+            desk.load()
+        try:
+            found = desk.rehearse(read)
+        except Exception as error:
+            yield Outcome(job, "failed", error=error)
+            continue
+        if isinstance(found, Outcome):
+            yield found
+            continue
+        upscaler = desk.load()
+        try:
+            picture, _ = found
+            plan = upscaler.plan(Size(picture.height, picture.width), order.record)
+            yield Outcome(job, "planned", plan.canvas.target, plan=told(plan, seconds(upscaler, order, plan)))
+        except Exception as error:
+            yield Outcome(job, "failed", error=error)
+
+
+def told(plan: Plan, seconds: float) -> dict[str, object]:
+    """A plan in plain values, as `--json` gives it."""
+    return {
+        "passes": len(plan.canvas.passes),
+        "steps": plan.steps,
+        "tile": plan.tile,
+        "tiles": plan.tiles,
+        "batch": plan.batch,
+        "seconds": round(seconds, 2),
+        "memory_bytes": plan.memory,
+    }
+
+
+def seconds(upscaler: Upscaler, order: Order, plan: Plan) -> float:
+    """About how long a run would take on this machine, from a small grey picture that is enlarged for it."""
+    import numpy as np
+
+    grey = np.full((PROBE, PROBE, 3), 0.5, dtype=np.float32)
+    settings = {name: value for name, value in order.settings.items() if name not in NOT_FOR_PROBE}
+    upscaler(grey, **settings)  # the first run is slower
+    seconds = upscaler(grey, **settings).seconds
+    probed = upscaler.plan(Size(PROBE, PROBE), upscaler.settings(**settings)).work
+
+    facts = order.listing.facts
+    halo = 2 * (facts.field or 0) * facts.factor
+    seen = [side + halo * (-(-side // plan.tile) - 1) for side in plan.canvas.native]
+    return seconds * plan.work / probed * math.prod(seen) / plan.canvas.native.area
