@@ -134,7 +134,13 @@ def test_what_cannot_be_printed_is_escaped(call: Call, command: Callable[..., No
     assert call("models").error == r"a\x1b[31m\udcff.png is\nwrong"
 
 
-def test_ctrl_c_is_130_and_sigterm_143(call: Call, command: Callable[..., None]) -> None:
+def test_ctrl_c_is_130_and_sigterm_143(
+    call: Call, command: Callable[..., None], request: pytest.FixtureRequest
+) -> None:
+    # What a shell starts in the background is born deaf to Ctrl-C, these tests too.
+    at_start = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, at_start))
+
     def interrupted() -> int:
         os.kill(os.getpid(), signal.SIGINT)
         threading.Event().wait(10)

@@ -216,18 +216,31 @@ def test_a_folder_s_tree_is_kept_in_the_output_folder_which_is_made(call: Call, 
 def test_what_is_done_of_a_folder_is_not_done_again(call: Call, folder: Path) -> None:
     for name in ("in/a.png", "in/b.png", "in/c.png"):
         picture(name)
-    (folder / "out").mkdir()
-    Path("out/b_4x.png").write_text("done before")
-    done = call("upscale", "in", "-o", "out", "-e", "interpolate", "--json")
+    words = ["upscale", "in", "-o", "out", "-e", "interpolate"]
+    assert call(*words).code == 0
+    Path("out/b_4x.png").unlink()
+    done = call(*words, "--json")
     assert done.code == 0, done.err
-    assert "1 of 3 results were there already" in done.err
-    assert [record["seconds"] is None for record in done.records] == [False, True, False]
-    assert "not made again" in done.records[1]["warnings"][0]
-    assert Path("out/b_4x.png").read_text() == "done before"
+    assert "2 of 3 results were there already" in done.err
+    assert [record["seconds"] is None for record in done.records] == [True, False, True]
+    assert "not made again" in done.records[0]["warnings"][0]
     assert files(folder / "out") == {"a_4x.png", "b_4x.png", "c_4x.png"}
+    again = call(*words, "--json", "--overwrite")
+    assert [record["seconds"] is None for record in again.records] == [False, False, False]
+    assert call("upscale", "in/b.png", "-o", "out", "-e", "interpolate").code == 5, "a file given by name is asked for"
+
+
+def test_what_is_no_result_of_ours_is_kept(call: Call, folder: Path) -> None:
+    for name in ("in/a.png", "in/b.png"):
+        picture(name)
+    (folder / "out").mkdir()
+    Path("out/b_4x.png").write_text("precious")
+    done = call("upscale", "in", "-o", "out", "-e", "interpolate")
+    assert done.code == 7
+    assert "out/b_4x.png exists" in done.err
+    assert Path("out/b_4x.png").read_text() == "precious"
     assert call("upscale", "in", "-o", "out", "-e", "interpolate", "--overwrite").code == 0
     assert size_of("out/b_4x.png") == (96, 64)
-    assert call("upscale", "in/b.png", "-o", "out", "-e", "interpolate").code == 5, "a file given by name is asked for"
 
 
 def test_a_link_that_leads_round_in_a_folder_ends(call: Call, folder: Path) -> None:
@@ -325,6 +338,16 @@ def test_the_recipe_of_a_result_can_be_used_again(call: Call, folder: Path) -> N
     other = call("upscale", "b.png", "--from", "a_2x.png", "-e", "interpolate", "-o", "d.png")
     assert other.code == 2
     assert "interpolate does not use" in other.error
+
+
+def test_a_recipe_repeats_a_result_byte_for_byte(call: Call, folder: Path) -> None:
+    picture("a.png")
+    words = ["-e", "interpolate", "--filter", "nearest", "-s", "3", "--quality", "40", "--strip-private"]
+    assert call("upscale", "a.png", *words, "-o", "b.jpg").code == 0
+    assert call("upscale", "a.png", "--from", "b.jpg", "-o", "c.jpg").code == 0
+    assert Path("b.jpg").read_bytes() == Path("c.jpg").read_bytes()
+    assert call("upscale", "a.png", "--from", "b.jpg", "-o", "d.jpg", "--quality", "90").code == 0
+    assert Path("d.jpg").stat().st_size > Path("b.jpg").stat().st_size
 
 
 def test_metadata_can_be_left_out(call: Call, folder: Path) -> None:
