@@ -235,6 +235,13 @@ def test_what_asks_for_much_work_is_refused_with_the_reason(what: str, says: str
     assert re.search(rf"more than [\d,]+ {says}", str(result))
 
 
+def test_a_jpeg_that_declares_far_more_than_it_holds_is_not_filled_with_grey() -> None:
+    data = bytearray(jpeg())
+    at = data.index(b"\xff\xc0")
+    struct.pack_into(">HH", data, at + 5, 2000, 2000)
+    assert not isinstance(outcome(bytes(data)), Picture)
+
+
 def test_entries_that_claim_the_same_bytes_take_no_memory() -> None:
     data = hostile("a TIFF whose entries all claim the same megabytes")
     tracemalloc.start()

@@ -33,7 +33,7 @@ def stream(pieces: Iterable[bytes], level: int = LEVEL) -> Iterator[bytes]:
         for piece in pieces:
             check = zlib.adler32(piece, check)
             yield piece, before
-            before = (before + piece)[-_WINDOW:] if len(piece) < _WINDOW else piece[-_WINDOW:]
+            before = piece[-_WINDOW:]
 
     def pack(work: tuple[bytes, bytes]) -> bytes:
         piece, before = work
