@@ -94,7 +94,9 @@ def test_options_and_inputs_stand_in_any_order_and_odd_names_work(call: Call, fo
     assert done.code == 0, done.err
     results = {"a_2x.png", "-x_2x.png", "b b_2x.png", "née_2x.png", "new\nline_2x.png"}
     assert {path.name for path in folder.iterdir()} >= results
-    assert len(done.err.splitlines()) == 5, "a name with a line break is told on one line"
+    told = done.err.splitlines()
+    assert len(told) == 6, "a name with a line break is told on one line"
+    assert told[-1] == "5 pictures enlarged"
 
 
 def test_settings_reach_the_engine(call: Call, folder: Path) -> None:

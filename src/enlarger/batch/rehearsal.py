@@ -55,6 +55,7 @@ def rehearse(jobs: Sequence[Job], order: Order) -> Iterator[Outcome]:
 def told(plan: Plan, seconds: float) -> dict[str, object]:
     """A plan in plain values, as `--json` gives it."""
     return {
+        "source": str(plan.canvas.source),
         "passes": len(plan.canvas.passes),
         "steps": plan.steps,
         "tile": plan.tile,

@@ -1,7 +1,7 @@
 """`enlarger upscale`: make pictures bigger. Its options, and what they ask for; `work` does it.
 
 Everything that can be wrong with a command line is found before torch is imported: here options and settings,
-in `places.plan` the names, in `work` each picture and whether its result can be written.
+in `batch.jobs` the names, in `batch.desk` each picture and whether its result can be written.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from enlarger.cli import places
+from enlarger.batch.jobs import FORMATS, plan, suffix
+from enlarger.batch.order import Order
 from enlarger.cli.models import locate
 from enlarger.cli.options import add_settings, split, take
 from enlarger.cli.progress import Reporter
-from enlarger.cli.work import Wish, Work
+from enlarger.cli.work import Work
 from enlarger.engines.catalog import find, listings
 from enlarger.errors import OutputError, PictureError, SettingsError
 from enlarger.settings import setting
@@ -59,7 +60,7 @@ class OutputOptions:
 
     format: str | None = setting(
         None, "Format of the result; default: what -o ends in, else the input's.", kind="text",
-        choices=places.FORMATS, metavar="F", group="Output",
+        choices=FORMATS, metavar="F", group="Output",
     )  # fmt: skip
     quality: int | None = setting(
         None, "Quality of formats that lose (JPEG, WebP).", kind="int", low=1, high=100, metavar="Q", group="Output"
@@ -101,23 +102,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Enlarge; gives the exit code."""
-    wish = wished(args)
-    ending = places.suffix(wish.settings, wish.listing.facts.default_scale)
-    jobs = places.plan(args.inputs, args.output, wish.output_format, ending)
+    order = ordered(args)
+    ending = suffix(order.settings, order.listing.facts.default_scale)
+    jobs = plan(args.inputs, args.output, order.output_format, ending)
     if args.json and jobs[0].output is None:
         raise SettingsError("--json and the picture cannot both go to standard output: name a file with -o")
     reporter = Reporter(quiet=args.quiet, bar=not args.json)
     report = _report_file(args.report, overwrite=args.overwrite)
-    return Work(wish, reporter, as_json=args.json, dry_run=args.dry_run, report=report, debug=args.debug).all(jobs)
+    return Work(order, reporter, as_json=args.json, dry_run=args.dry_run, report=report, debug=args.debug).all(jobs)
 
 
-def wished(args: argparse.Namespace) -> Wish:
+def ordered(args: argparse.Namespace) -> Order:
     """What the options ask for, checked; no torch is imported for that."""
     given = dict(args.settings)
     output: OutputOptions = take(OutputOptions, given)
+    quality, private = output.quality, args.strip_private
     engine = args.engine or ENGINE
     if args.recorded is not None:
-        engine, given = _recorded(args.recorded, args.engine, given)
+        engine, given, written = _recorded(args.recorded, args.engine, given)
+        quality = quality or written.get("quality")
+        private = private or written.get("strip") == "private"
     listing, settings, record, machine = split(engine, given)
     device = machine.get("device", "auto")
     if not DEVICES.fullmatch(device):
@@ -127,21 +131,24 @@ def wished(args: argparse.Namespace) -> Wish:
         raise SettingsError(f"engine {engine} needs a model: name its file or folder with -m")
     if model is not None:
         model = locate(model, args.models_dir, by_hub=listing.facts.extra == "diffusers")
-    return Wish(
+    return Order(
         listing,
         model,
         settings,
         record,
         machine,
         output_format=output.format,
-        quality=output.quality,
+        quality=quality,
         overwrite=args.overwrite,
-        strip="all" if args.no_metadata else "private" if args.strip_private else "none",
+        strip="all" if args.no_metadata else "private" if private else "none",
+        any_seed=str(given.get("seed", "")).strip().lower() == "random",
     )
 
 
-def _recorded(picture: str, engine: str | None, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Engine and settings that made an earlier result, under those given now."""
+def _recorded(
+    picture: str, engine: str | None, given: Mapping[str, Any]
+) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
+    """Engine and settings that made an earlier result, under those given now; and how it was written."""
     from enlarger.picture.write import read_record
 
     record = read_record(picture)
@@ -155,7 +162,10 @@ def _recorded(picture: str, engine: str | None, given: Mapping[str, Any]) -> tup
             name for values in find(engine or record["engine"]).facts.settings.presets.values() for name in values
         }
         earlier = {name: value for name, value in earlier.items() if name not in within}
-    return engine or str(record.get("engine")), {**earlier, **given}
+    if "dtype" in record:
+        earlier["dtype"] = str(record["dtype"])
+    written = record.get("output")
+    return engine or str(record.get("engine")), {**earlier, **given}, written if isinstance(written, dict) else {}
 
 
 def _report_file(name: str | None, *, overwrite: bool) -> Path | None:
