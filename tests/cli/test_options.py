@@ -103,7 +103,7 @@ def test_the_examples_in_the_help_are_right(parser: Parser) -> None:
     assert len(lines) >= 6
     for line in lines:
         args = parse(parser, re.split(r"\s{2,}", line)[0].split())
-        upscale.wished(argparse.Namespace(**{**vars(args), "debug": False}))
+        upscale.ordered(argparse.Namespace(**{**vars(args), "debug": False}))
 
 
 def test_the_last_value_of_a_flag_counts(parser: Parser) -> None:
