@@ -276,14 +276,19 @@ def allowed(rule: Rule) -> str:
         return "one of " + ", ".join(map(str, rule.choices))
     parts = []
     if rule.above is not None:
-        parts.append(f"above {rule.above:g}")
+        parts.append(f"above {_plain(rule.above)}")
     if rule.low is not None and rule.high is not None:
-        return f"{rule.low:g} to {rule.high:g}"
+        return f"{_plain(rule.low)} to {_plain(rule.high)}"
     if rule.low is not None:
-        parts.append(f"at least {rule.low:g}")
+        parts.append(f"at least {_plain(rule.low)}")
     if rule.high is not None:
-        parts.append(f"at most {rule.high:g}")
+        parts.append(f"at most {_plain(rule.high)}")
     return " and ".join(parts) or "any"
+
+
+def _plain(number: float) -> str:
+    """A bound as people write it: 1000000, not 1e+06."""
+    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 def _inside(value: float, rule: Rule) -> bool:
@@ -302,7 +307,11 @@ def _convert(name: str, value: Any, rule: Rule) -> Any:
     except SettingsError as error:
         raise SettingsError(f"{name} {_show(value)} {error}") from None
     except (TypeError, ValueError, OverflowError):
-        raise SettingsError(f"{name} {_show(value)} is not {_KIND_WORDS[rule.kind]}: {allowed(rule)}") from None
+        words = _KIND_WORDS[rule.kind]
+        within = allowed(rule) if rule.kind in ("int", "float") or rule.choices else "any"
+        raise SettingsError(
+            f"{name} {_show(value)} is not {words}" + ("" if within == "any" else f": {within}")
+        ) from None
 
 
 _KIND_WORDS: dict[Kind, str] = {
