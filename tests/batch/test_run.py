@@ -268,6 +268,16 @@ def test_a_second_interruption_gives_it_up_at_once(
 def test_a_caller_that_leaves_early_loses_no_picture_that_is_being_written(pictures: Path, tmp_path: Path) -> None:
     outcomes = run(jobs(pictures, to=tmp_path / "out"), order())
     assert next(outcomes).state == "made"
-    outcomes.close()  # type: ignore[attr-defined]
+    outcomes.close()
     left = files(tmp_path / "out")
     assert {"a_2x.png"} <= left <= {"a_2x.png", "b_2x.jpg"}
+
+
+def test_a_caller_that_is_interrupted_itself_hears_of_what_is_finished(pictures: Path, tmp_path: Path) -> None:
+    outcomes = run(jobs(pictures, to=tmp_path / "out"), order())
+    told = [next(outcomes).state, next(outcomes).state]
+    with pytest.raises(KeyboardInterrupt):
+        told.append(outcomes.throw(KeyboardInterrupt()).state)
+        outcomes.send(None)
+    assert files(tmp_path / "out") == {"a_2x.png", "b_2x.jpg", "sub/c_2x.webp"} or len(told) == 2
+    assert len(files(tmp_path / "out")) == len(told)

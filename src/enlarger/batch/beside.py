@@ -41,11 +41,15 @@ class Beside(Generic[T]):
         """Whether the result is there, or comes within some seconds."""
         return self._done.wait(patience if self._apart else 0.0)
 
-    def result(self) -> T:
-        """What the task gives, waited for."""
+    def wait(self) -> None:
+        """Wait until the result is there."""
         if not self._apart and not self._done.is_set():
             self._run()
         self._done.wait()
+
+    def result(self) -> T:
+        """What the task gives, waited for."""
+        self.wait()
         if self._error is not None:
             raise self._error
         return cast(T, self._value)

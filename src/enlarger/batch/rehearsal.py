@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 from enlarger.batch.desk import Desk
@@ -21,7 +21,7 @@ NOT_FOR_PROBE = ("scale", "size", "longest", "megapixels", "page", "max_pixels",
 """Settings that would make the probe another size, or slower than the picture's own tiles."""
 
 
-def rehearse(jobs: Sequence[Job], order: Order) -> Iterator[Outcome]:
+def rehearse(jobs: Sequence[Job], order: Order) -> Generator[Outcome, None, None]:
     """What `run` would do with each job: state "planned", or what is wrong with it already now.
 
     Raises:

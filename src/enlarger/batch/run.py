@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from enlarger.batch.beside import Beside
@@ -47,12 +47,12 @@ def run(
     pipe_in: Callable[[], bytes] | None = None,
     pipe_out: Callable[[bytes], None] | None = None,
     overlap: bool = True,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Do the jobs; each one's outcome comes when it is sure, in their order, those that another run was making last.
 
     A picture's outcome may come while the next one is computed. An interruption (KeyboardInterrupt, or what a signal
     handler raises) ends it: the picture that is being written is finished and told first, unless it is interrupted
-    again.
+    again. A caller that is interrupted itself can throw that into the generator, to the same end.
 
     Args:
         jobs: From `jobs.plan`.
@@ -133,15 +133,9 @@ def _told(pending: deque[Beside[Outcome] | Outcome], *, wait: bool = False) -> I
         if isinstance(first, Beside):
             if not wait and not first.finished():
                 return
-            try:
-                outcome = first.result()
-            finally:
-                if first.finished():
-                    pending.popleft()
-        else:
-            outcome = first
-            pending.popleft()
-        yield outcome
+            first.wait()  # where most interruptions come: it is told after them
+        pending.popleft()
+        yield first.result() if isinstance(first, Beside) else first
 
 
 def _part(pending: deque[Beside[Outcome] | Outcome], stop: threading.Event) -> None:

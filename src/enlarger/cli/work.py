@@ -7,7 +7,8 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +61,21 @@ class Work:
             return self.reporter.picture(f"{number}/{len(jobs)} {job.name}" if len(jobs) > 1 else job.name)
 
         counts: Counter[str] = Counter()
+        outcomes = (
+            rehearse(jobs, self.order)
+            if self.dry_run
+            else run(jobs, self.order, watch=watch, pipe_in=self._piped_in, pipe_out=_pipe_out)
+        )
         try:
-            outcomes = (
-                rehearse(jobs, self.order)
-                if self.dry_run
-                else run(jobs, self.order, watch=watch, pipe_in=self._piped_in, pipe_out=_pipe_out)
-            )
             for outcome in outcomes:
                 counts[outcome.state] += 1
                 self._tell(outcome)
                 if outcome.error is not None:
                     self._complain(outcome, alone=len(jobs) == 1)
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt) as stop:
+            for outcome in _rest(outcomes, stop):
+                counts[outcome.state] += 1
+                self._tell(outcome)
             if len(jobs) > 1:
                 self.reporter.say(f"{counts['made'] + counts['there']} of {len(jobs)} pictures are done")
             raise
@@ -167,6 +171,15 @@ class Work:
         if len(data) > limit:
             raise PictureError(f"standard input is longer than {limit:,} bytes, too long for a picture", "too_large")
         return data
+
+
+def _rest(outcomes: Generator[Outcome, None, None], stop: BaseException) -> Iterator[Outcome]:
+    """What is done still when the telling was interrupted; nothing when the run itself was."""
+    with suppress(Interrupted, KeyboardInterrupt, StopIteration):
+        outcome = outcomes.throw(stop)
+        while True:
+            yield outcome
+            outcome = next(outcomes)
 
 
 def _pipe_out(data: bytes) -> None:
