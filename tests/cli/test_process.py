@@ -120,6 +120,31 @@ def test_a_signal_in_the_middle_leaves_nothing_behind(tmp_path: Path, number: in
     assert files(tmp_path) == {"a.png"}
 
 
+@pytest.mark.parametrize("stream", [0, 1, 2])
+def test_a_standard_stream_may_be_closed(tmp_path: Path, stream: int) -> None:
+    picture(tmp_path / "a.png")
+    words = ["upscale", "a.png", "-e", "interpolate", "-o", "b.png"]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {stream}>&-', "sh", *COMMAND, *words], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path) == {"a.png", "b.png"}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("words", [["-o", "-", "--format", "png"], ["--json"]], ids=["picture", "json"])
+def test_a_full_disk_behind_standard_output(tmp_path: Path, words: list[str]) -> None:
+    picture(tmp_path / "a.png")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "upscale", "a.png", "-e", "interpolate", "-q", *words],
+            cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("enlarger: error: standard output cannot be written: no space left on device")
+
+
 @pytest.mark.slow
 def test_a_terminal_gets_a_bar_that_goes_away(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", size=(40, 30))

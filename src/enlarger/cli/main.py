@@ -51,14 +51,13 @@ class Command(Protocol):
         """Do it; gives the exit code."""
 
 
-class Terminated(Interrupted):
-    """Stopped by SIGTERM."""
-
-    exit_code = 143
+class Terminated(KeyboardInterrupt):
+    """Stopped by SIGTERM: no `Exception`, which torch and others would take for an error in their own work."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code and never raises for what a user can cause."""
+    _open_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
@@ -68,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     except BrokenPipeError:
         return _quiet_broken_pipe()
-    except KeyboardInterrupt:
-        return _report(Interrupted("interrupted; nothing partial was left behind"), debug)
+    except KeyboardInterrupt as stop:
+        word, code = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", Interrupted.exit_code)
+        _report(Interrupted(f"{word}; nothing partial was left behind"), debug)
+        return code
     except EnlargerError as error:
         return _report(error, debug)
     except Exception as error:
@@ -139,7 +140,7 @@ def _termination_raises() -> Iterator[None]:
     """While this lasts, SIGTERM raises `Terminated`, so that cleaning up happens as after Ctrl-C."""
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated("terminated; nothing partial was left behind")
+        raise Terminated
 
     try:
         before = signal.signal(signal.SIGTERM, terminate)
@@ -150,6 +151,13 @@ def _termination_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _open_streams() -> None:
+    """Whoever starts us may have closed a standard stream, as some services do: then it is empty, or nobody listens."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def _quiet_broken_pipe() -> int:

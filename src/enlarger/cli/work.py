@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,8 @@ class Work:
             record["plan"] = {name: value for name, value in outcome.plan.items() if name != "source"}
         self._records.append(record)
         if self.as_json:
-            print(json.dumps(record), flush=True)
+            with _standard_output():
+                print(json.dumps(record), flush=True)
 
     def _write_report(self) -> None:
         """All records in one file, which appears whole."""
@@ -183,8 +184,21 @@ def _rest(outcomes: Generator[Outcome, None, None], stop: BaseException) -> Iter
 
 
 def _pipe_out(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    with _standard_output():
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _standard_output() -> Iterator[None]:
+    """What goes wrong there is like any output's; that the reader has left is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = (error.strerror or "unknown reason").lower()
+        raise OutputError(f"standard output cannot be written: {reason}; make room or name a file with -o") from error
 
 
 def counted(number: int, word: str) -> str:
