@@ -92,6 +92,7 @@ REFUSED = [
     ("a.png sub/a.png -o out", 2, "a.png and sub/a.png", "a_4x.png"),
     ("", 2, "INPUT", "--help"),
     ("missing.png", 3, "missing.png", "does not exist"),
+    ("''", 3, "empty name", "name of a picture"),
     ("broken.png", 3, "broken.png", "give a picture"),
     ("empty", 3, "empty", "no pictures"),
     ("a.png --max-pixels 100", 3, "a.png", "--max-pixels"),
@@ -108,11 +109,13 @@ REFUSED = [
     ("sub -o there.png", 5, "there.png", "is a file"),
     ("a.png --report nowhere/r.json", 5, "nowhere", "--report"),
     ("a.png --report there.png", 5, "there.png", "--overwrite"),
+    ("a.png --report a.png --overwrite", 5, "a.png", "another name"),
+    ("a.png -o b.png --report sub/../b.png", 5, "b.png", "another name"),
     ("tall.png --format webp", 5, "WEBP", "16,383"),
 ]
 
 SCRIPT = """
-import contextlib, io, json, sys, time
+import contextlib, io, json, shlex, sys, time
 from pathlib import Path
 from enlarger.cli.main import main
 
@@ -121,7 +124,7 @@ for words in json.load(open(sys.argv[1])):
     out, err = io.StringIO(), io.StringIO()
     started = time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(["upscale", *words.split()])
+        code = main(["upscale", *shlex.split(words)])
     seconds = time.process_time() - started
     after = {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     print(json.dumps([code, out.getvalue(), err.getvalue(), seconds, before == after, "torch" in sys.modules]))

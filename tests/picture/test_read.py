@@ -181,6 +181,12 @@ def test_other_things_are_refused() -> None:
         read([[1, 2], [3, 4]])
     with pytest.raises(PictureError, match="binary mode"):
         read(io.StringIO("text"))
+    with pytest.raises(PictureError, match="binary mode"):
+        read(io.TextIOWrapper(io.BytesIO(b"\x89PNG\r\n"), "utf-8"))
+    closed = io.BytesIO(b"x")
+    closed.close()
+    with pytest.raises(PictureError, match="closed file; open it again"):
+        read(closed)
 
 
 # --- what is wrong with paths

@@ -68,9 +68,11 @@ def plan(inputs: list[str], output: str | None, format: str | None, ending: str)
 
     Raises:
         SettingsError: The wishes contradict each other.
-        PictureError: A folder without pictures, or one that may not be read.
+        PictureError: An empty name, a folder without pictures, or one that may not be read.
         OutputError: The folder for the results is not there.
     """
+    if "" in inputs:
+        raise PictureError("an input has an empty name; give the name of a picture", "missing")
     if len(inputs) > 1 and "-" in inputs:
         raise SettingsError("'-' (standard input) cannot stand beside other inputs")
     from_folder = any(word != "-" and os.path.isdir(word) for word in inputs)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from enlarger.batch.jobs import FORMATS, plan, suffix
+from enlarger.batch.jobs import FORMATS, Job, plan, suffix
 from enlarger.batch.order import Order
 from enlarger.cli.models import locate
 from enlarger.cli.options import add_settings, split, take
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json and jobs[0].output is None:
         raise SettingsError("--json and the picture cannot both go to standard output: name a file with -o")
     reporter = Reporter(quiet=args.quiet, bar=not args.json)
-    report = _report_file(args.report, overwrite=args.overwrite)
+    report = _report_file(args.report, jobs, overwrite=args.overwrite)
     return Work(order, reporter, as_json=args.json, dry_run=args.dry_run, report=report, debug=args.debug).all(jobs)
 
 
@@ -168,11 +168,14 @@ def _recorded(
     return engine or str(record.get("engine")), {**earlier, **given}, written if isinstance(written, dict) else {}
 
 
-def _report_file(name: str | None, *, overwrite: bool) -> Path | None:
-    """The report's place, once it is sure that it can be written."""
+def _report_file(name: str | None, jobs: Iterable[Job], *, overwrite: bool) -> Path | None:
+    """The report's place, once it is sure that it can be written and takes no picture's."""
     if name is None:
         return None
     path = Path(name)
+    place = os.path.realpath(path)
+    if any(place == os.path.realpath(file) for job in jobs for file in (job.source, job.output) if file is not None):
+        raise OutputError(f"{name} of --report is a picture of this run; choose another name")
     if not path.absolute().parent.is_dir():
         raise OutputError(f"the folder {path.parent} of --report does not exist; make it first")
     if path.is_dir() or (path.exists() and not overwrite):

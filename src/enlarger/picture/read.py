@@ -66,7 +66,14 @@ def _read(source: Any, max_pixels: int, page: int) -> Picture:
         name, kind = shown(source), "file"
         data = load(source, name, max_pixels)
     elif hasattr(source, "read"):
-        content = source.read()
+        try:
+            content = source.read()
+        except UnicodeDecodeError:  # what a picture gives in text mode
+            content = ""
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            raise PictureError(
+                f"the file object cannot be read: {str(error).rstrip('.')}; open it again", "bad_values"
+            ) from error
         if not isinstance(content, bytes):
             raise PictureError("the file object gives text; open it in binary mode ('rb')", "bad_values")
         data, name, kind = content, shown(getattr(source, "name", "the picture")), "bytes"
