@@ -12,7 +12,7 @@ from PIL import Image
 
 import enlarger
 from enlarger.engines.engine import Facts
-from enlarger.errors import OutputError, ResourceError, SettingsError
+from enlarger.errors import ModelError, OutputError, ResourceError, SettingsError
 from enlarger.sampling.memory import fit_tile
 from enlarger.size import Size
 from tests.engines import toy
@@ -77,6 +77,13 @@ def test_machine_settings_and_picture_settings_are_told_apart():
     assert enlarger.upscale(picture(3, 3), device="cpu", dtype="float32", scale=2).size == (6, 6)
     with pytest.raises(SettingsError, match="did you mean"):
         enlarger.upscale(picture(3, 3), devise="cpu")
+
+
+def test_a_model_is_refused_by_an_engine_that_has_none():
+    with pytest.raises(ModelError, match="interpolate has no model"):
+        enlarger.upscale(picture(3, 3), engine="interpolate", model="mine.safetensors")
+    with pytest.raises(ModelError, match="interpolate has no model"):
+        enlarger.Upscaler("interpolate", components={"unet": None})
 
 
 def test_a_device_that_is_not_there_is_named():

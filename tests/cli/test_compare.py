@@ -82,6 +82,10 @@ def test_a_broken_input_and_an_existing_sheet(photo, tmp_path, capsys):
     assert compare(photo, "--engines", BOTH, "-o", sheet) == 5
     assert sheet.read_bytes() == b"mine"
     assert compare(photo, "--engines", BOTH, "-o", sheet, "--overwrite") == 0
+    assert sheet.stat().st_mode == photo.stat().st_mode  # what the user's umask says
+    before = photo.read_bytes()
+    assert compare(photo, "--engines", BOTH, "-o", photo, "--overwrite") == 5
+    assert photo.read_bytes() == before
     photo.write_bytes(b"bad")
     assert compare(photo, "--engines", BOTH, "-o", tmp_path / "new.png") == 3
     assert not list(tmp_path.glob("*.part"))

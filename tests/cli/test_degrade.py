@@ -63,8 +63,12 @@ def test_existing_files_are_kept_and_inputs_never_replaced(photos, tmp_path, cap
 def test_a_bad_picture_leaves_the_others(photos, tmp_path, capsys):
     (photos / "2.png").write_bytes(b"bad")
     assert degrade(photos, "-o", tmp_path / "out") == 7
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    made = list((tmp_path / "out").iterdir())
+    assert len(made) == 2
+    assert {path.stat().st_mode for path in made} == {(photos / "2.png").stat().st_mode}  # what the umask says
     assert "2.png" in capsys.readouterr().err
+    assert degrade(photos / "2.png", "-o", tmp_path / "out") == 3
+    assert capsys.readouterr().err.startswith("enlarger: error: ")
 
 
 @pytest.mark.parametrize(

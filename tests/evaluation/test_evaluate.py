@@ -88,6 +88,9 @@ def test_a_stopped_run_goes_on_where_it_was(data, tmp_path, monkeypatch):
 
 def test_another_metric_uses_the_kept_result_and_another_setting_does_not(data, tmp_path, monkeypatch):
     run(data, BICUBIC, output=tmp_path / "out")
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert {path.stat().st_mode for path in (tmp_path / "out").rglob("*.*")} == {plain.stat().st_mode}
     made = []
     make = Player.make
     monkeypatch.setattr(

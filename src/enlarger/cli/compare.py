@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,23 +205,20 @@ def _target(args: argparse.Namespace) -> Path:
         raise OutputError(f"{target}: a sheet is a picture, {', '.join(SUFFIXES)}")
     if not target.parent.is_dir():
         raise OutputError(f"the folder {target.parent} does not exist; make it first")
+    for picture in filter(None, (args.input, args.reference)):
+        if target.exists() and os.path.exists(picture) and target.samefile(picture):
+            raise OutputError(f"{target} is an input; choose another name")
     if target.exists() and not args.overwrite:
         raise OutputError(f"{target} exists already; --overwrite replaces it")
     return target
 
 
 def _save(sheet: Image, target: Path) -> None:
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
-        os.close(handle)
-        try:
-            kind = {".png": "PNG", ".webp": "WEBP"}.get(target.suffix.lower(), "JPEG")
-            sheet.save(temporary, format=kind, quality=92)
-            os.replace(temporary, target)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror or error})") from error
+    from enlarger.picture.atomic import appearing
+
+    kind = {".png": "PNG", ".webp": "WEBP"}.get(target.suffix.lower(), "JPEG")
+    with appearing(target, overwrite=True) as file:
+        sheet.save(file, format=kind, quality=92)
 
 
 def _number(text: str, option: str, least: int, most: int) -> int:

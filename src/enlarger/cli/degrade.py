@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
         except OutputError:
             raise
         except EnlargerError as error:
+            if len(targets) == 1:
+                raise
             failed += 1
             print(line(f"{path}: {error}" if str(path) not in str(error) else str(error)), file=sys.stderr)
             continue
@@ -113,22 +115,16 @@ def _degraded(path: Path, recipe: str, seed: int, size: tuple[int, int] | None) 
 
 
 def _save(pixels: Bytes, target: Path) -> None:
-    import os
-    import tempfile
-
     from PIL import Image
+
+    from enlarger.picture.atomic import appearing
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
-        os.close(handle)
-        try:
-            Image.fromarray(pixels).save(temporary, format="PNG")
-            os.replace(temporary, target)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"the folder {target.parent} cannot be made ({error.strerror or error})") from error
+    with appearing(target, overwrite=True) as file:
+        Image.fromarray(pixels).save(file, format="PNG")
 
 
 def _check_targets(targets: list[tuple[Path, Path, Path]], args: argparse.Namespace) -> None:

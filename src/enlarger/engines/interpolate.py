@@ -9,6 +9,7 @@ from enlarger.canvas.blend import Plane
 from enlarger.engines.catalog import INTERPOLATE
 from enlarger.engines.device import pick_device, pick_dtype
 from enlarger.engines.engine import Conditioning, Engine
+from enlarger.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,8 @@ class Interpolate(Engine):
     @classmethod
     def load(cls, model: str | None, machine: Machine, components: Mapping[str, Any] | None = None) -> Engine:
         """See `Engine.load`; there is nothing to load."""
+        if model is not None or components:
+            raise ModelError("engine interpolate has no model: leave --model out, or choose another engine with -e")
         engine = cls()
         engine.device = pick_device("cpu")
         engine.dtype = pick_dtype("float32", engine.device, half=False)

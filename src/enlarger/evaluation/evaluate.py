@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +24,7 @@ from enlarger.evaluation.folders import matching, pictures_in, read_rgb
 from enlarger.evaluation.metrics import Case, Judge, Need
 from enlarger.evaluation.pixels import Bytes, Pixels, as_bytes
 from enlarger.evaluation.protocols import Pair, Task, sha256
+from enlarger.picture.atomic import appearing
 from enlarger.size import Size
 from enlarger.upscaler import Upscaler
 
@@ -199,18 +198,13 @@ class Shelf:
         if self.folder is None or not key:
             return
         if picture is not None:
-            self._write(f"{key}.png", lambda path: Image.fromarray(picture).save(path, format="PNG", compress_level=1))
-        self._write(f"{key}.json", lambda path: path.write_text(json.dumps(values), "utf-8"))
+            self._write(f"{key}.png", lambda file: Image.fromarray(picture).save(file, format="PNG", compress_level=1))
+        self._write(f"{key}.json", lambda file: file.write(json.dumps(values).encode()))
 
-    def _write(self, name: str, put: Callable[[Path], object]) -> None:
+    def _write(self, name: str, put: Callable[[BinaryIO], object]) -> None:
         assert self.folder is not None
-        handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".part")
-        os.close(handle)
-        try:
-            put(Path(temporary))
-            Path(temporary).replace(self.folder / name)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with appearing(self.folder / name, overwrite=True) as file:
+            put(file)
 
 
 def evaluate(
