@@ -59,6 +59,7 @@ def test_the_command_makes_a_model_that_the_engine_takes(tmp_path, capsys):
     made = capsys.readouterr().out.strip()
     assert made == str(tmp_path / "net.safetensors")
     Image.new("RGB", (9, 7), (200, 90, 30)).save(tmp_path / "a.png")
+    assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "a.png").stat().st_mode
     assert main(["upscale", str(tmp_path / "a.png"), "-e", "gan", "-m", made, "-o", str(tmp_path / "b.png")]) == 0
     with Image.open(tmp_path / "b.png") as picture:
         assert picture.size == (36, 28)

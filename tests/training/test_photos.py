@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from enlarger.errors import PictureError
 from enlarger.training.photos import MARGIN, Photos, reduce_picture
 
 
@@ -57,8 +58,14 @@ def test_reduction_keeps_flat_pictures_and_means() -> None:
 def test_photos_held_out_and_too_small_are_not_used(folder: Path) -> None:
     assert Photos(folder, smallest=48).names == ["a.png", "b.png"]
     assert Photos(folder, hold_out=["a.png"], smallest=48).names == ["b.png"]
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(PictureError, match="no picture"):
         Photos(folder, hold_out=["a.png", "b.png"], smallest=48)
+
+
+def test_a_photo_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(PictureError, match=r"a\.png cannot be decoded; .* --hold-out"):
+        Photos(tmp_path)
 
 
 def test_all_orientations_and_places_are_drawn(folder: Path) -> None:

@@ -202,6 +202,8 @@ def test_weights_go_through_float16_and_back(tmp_path: Path) -> None:
     stored = load_file(tmp_path / "pocket.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16}
     assert (tmp_path / "pocket.safetensors").stat().st_size < 16 * 2**20
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "pocket.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
     load_weights(other, tmp_path / "pocket.safetensors")
     for one, two in zip(net.parameters(), other.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-3)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-
 from enlarger.errors import ModelError, OutputError
+from enlarger.picture.atomic import appearing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,19 +152,14 @@ def import_ncnn(param: Path, binary: Path, output: Path | None = None, *, overwr
         ModelError: See `read_ncnn`.
         OutputError: It exists already, or cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     target = output or binary.with_suffix(".safetensors")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists already; --overwrite replaces it")
     tensors = read_ncnn(param, binary)
-    partial = target.with_name(target.name + ".part")
-    try:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {"format": "pt"})
-        partial.replace(target)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{target} cannot be written ({error})") from error
+    with appearing(target, overwrite) as file:
+        file.write(save({key: value.contiguous() for key, value in tensors.items()}, {"format": "pt"}))
     return target
 
 

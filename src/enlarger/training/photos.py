@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from enlarger.errors import PictureError
+
 Pixels = npt.NDArray[np.uint8]
 
 FACTOR = 4
@@ -55,9 +57,16 @@ def reduce_picture(pixels: Pixels) -> Pixels:
 
 
 def read_picture(path: Path) -> Pixels:
-    """Decode a picture to (H, W, 3) bytes."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    """Decode a picture to (H, W, 3) bytes.
+
+    Raises:
+        PictureError: It cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise PictureError(f"{path} cannot be decoded; remove it or name it in --hold-out", "corrupt") from error
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -82,6 +91,9 @@ class Photos:
             folder: where they lie.
             hold_out: file names that training must not see.
             smallest: pictures with a side below this many pixels are left out.
+
+        Raises:
+            PictureError: One cannot be decoded, or none is left.
         """
         self.pictures: list[Pixels] = []
         self.names: list[str] = []
@@ -99,7 +111,9 @@ class Photos:
                 copy = Image.fromarray(pixels).resize(sides, Image.Resampling.LANCZOS)
                 self._add(path.name, np.asarray(copy), 0.7, weights)
         if not self.pictures:
-            raise ValueError(f"no picture of at least {smallest} pixels a side in {folder}")
+            raise PictureError(
+                f"no picture of at least {smallest} pixels a side in {folder}; --photos needs larger ones", "missing"
+            )
         self.chances: npt.NDArray[Any] = np.cumsum(weights) / np.sum(weights)
 
     def _add(self, name: str, pixels: Pixels, share: float, weights: list[float]) -> None:

@@ -21,11 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
+from enlarger.errors import OutputError
 from enlarger.networks.pocket import PocketNet
+from enlarger.picture.atomic import appearing
 from enlarger.sampling.residual import SCHEDULES, run, state_at
 from enlarger.training.loop import Loop, Pace, stop_on_signals
 from enlarger.training.perceptual import PerceptualFeatures
@@ -201,9 +203,9 @@ def load_weights(net: PocketNet, path: Path) -> None:
 
 def save_weights(net: PocketNet, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the weights as float16 safetensors, complete or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    save_file({key: value.half().contiguous() for key, value in net.state_dict().items()}, temporary, dict(metadata))
-    temporary.replace(path)
+    halves = {key: value.half().contiguous() for key, value in net.state_dict().items()}
+    with appearing(path, overwrite=True) as file:
+        file.write(save(halves, dict(metadata)))
 
 
 def train(settings: TrainSettings) -> bool:
@@ -212,7 +214,10 @@ def train(settings: TrainSettings) -> bool:
     Returns:
         Whether it is complete; False after Ctrl-C or SIGTERM, with everything saved for `resume`.
     """
-    settings.out.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {settings.out} of --out cannot be made: {error.strerror}") from error
     log = settings.out / "log.txt"
 
     def say(line: str) -> None:
@@ -226,7 +231,8 @@ def train(settings: TrainSettings) -> bool:
         say("no VGG file: the perceptual term is off, results will be smoother")
     else:
         features = PerceptualFeatures(settings.vgg, settings.heads)
-    names = settings.hold_out.read_text().split() if settings.hold_out else []
+    lines = settings.hold_out.read_text("utf-8").splitlines() if settings.hold_out else []
+    names = [line.strip() for line in lines]
     photos = Photos(settings.photos, names, settings.crop + 2 * MARGIN)
     torch.manual_seed(settings.seed)
     net = PocketNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
