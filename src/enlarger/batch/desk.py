@@ -283,14 +283,3 @@ class Desk:
         """Give back all places."""
         for taken in self._claims:
             taken.release()
-
-
-class Writing:
-    """The writing of one picture, which holds it no longer than needed."""
-
-    def __init__(self, desk: Desk, picture: Opened, result: Result) -> None:
-        self._desk, self._work = desk, (picture, result)
-
-    def __call__(self) -> Outcome:
-        work, self._work = self._work, None  # type: ignore[assignment]
-        return self._desk.write(*work)

@@ -12,10 +12,11 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from enlarger.batch.beside import Beside
-from enlarger.batch.desk import Desk, Read, Watch, Writing
+from enlarger.batch.desk import Desk, Read, Watch
 from enlarger.batch.jobs import Job
 from enlarger.batch.order import Order, Outcome
 from enlarger.errors import Interrupted
@@ -108,7 +109,7 @@ def run(
                 continue
             yield from _told(pending, wait=True)
             patience = PATIENCE * result.seconds
-            writing = Beside(Writing(desk, opened, result), apart=apart and small)
+            writing = Beside(partial(desk.write, opened, result), apart=apart and small)
             del opened, result
             pending.append(writing)
             if not (apart and small) or writing.finished(patience):
