@@ -52,8 +52,8 @@ class PocketSettings(SeededSettings):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "faithful": {"steps": 1, "fidelity": 1.0, "consistency": 1.0},
-        "balanced": {"steps": 2, "fidelity": 0.5, "consistency": 1.0},
-        "vivid": {"steps": 4, "fidelity": 0.0, "consistency": 1.0},
+        "balanced": {"steps": 2, "fidelity": 0.3, "consistency": 1.0},
+        "vivid": {"steps": 4, "fidelity": 0.1, "consistency": 1.0},
     }
 
     preset: str | None = setting(
@@ -62,7 +62,7 @@ class PocketSettings(SeededSettings):
     )  # fmt: skip
     steps: int = setting(2, "Denoising steps: more give more texture and take longer.", choices=(1, 2, 4))
     fidelity: float = setting(
-        0.0, "1 keeps to what the picture shows, 0 invents texture most freely.", low=0, high=1, metavar="F"
+        0.3, "1 keeps to what the picture shows, 0 invents texture most freely.", low=0, high=1, metavar="F"
     )
     consistency: float = setting(
         1.0, "Back-projection, 0 to 1: at 1 the result made small again equals the input.", low=0, high=1, metavar="F"
