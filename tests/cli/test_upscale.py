@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from enlarger.cli import work
+from enlarger.engines.catalog import PocketSettings
 from enlarger.errors import ResourceError
 from tests.cli.support import Called, files, picture
 
@@ -336,10 +337,11 @@ def test_the_recipe_of_a_result_can_be_used_again(call: Call, folder: Path) -> N
     settings = settings_of(call(*again, "--size", "48x32", "--seed", "6"))
     assert (settings["scale"], settings["size"], settings["steps"], settings["seed"]) == (None, "48x32", 1, 6)
     settings = settings_of(call(*again, "--preset", "vivid", "-o", "c.png"))
-    assert (settings["steps"], settings["fidelity"], settings["seed"]) == (4, 0.0, 5)
+    vivid = PocketSettings.presets["vivid"]
+    assert (settings["steps"], settings["fidelity"], settings["seed"]) == (vivid["steps"], vivid["fidelity"], 5)
     other = call("upscale", "b.png", "--from", "a_2x.png", "-e", "interpolate", "-o", "d.png")
     assert other.code == 2
-    assert "interpolate does not use" in other.error
+    assert "a_2x.png was made with pocket, whose settings are not interpolate's" in other.error
 
 
 def test_a_recipe_repeats_a_result_byte_for_byte(call: Call, folder: Path) -> None:

@@ -140,6 +140,7 @@ def test_sixteen_bits_cut_by_pillow_are_told(good: Path) -> None:
         (np.zeros((4, 4), complex), "complex"),
         (np.zeros((4, 4), object), "object"),
         (np.full((4, 4), 200.0), "divide it by 255 "),
+        (np.full((4, 4), 4.9), "scale it to 0..1"),
         (np.full((4, 4), 60000.0), "divide it by 65535"),
         (np.full((4, 4), -0.5), "0..1"),
     ],
@@ -155,7 +156,7 @@ def test_arrays_that_are_no_picture_are_refused(array: np.ndarray, says: str) ->
 def test_values_that_are_not_finite_are_counted_and_placed(value: float) -> None:
     array = np.zeros((5, 6, 3), np.float32)
     array[2, 4, 1] = array[3, 0, 0] = value
-    with pytest.raises(PictureError, match=r"2 NaN or infinite values, the first at row, column 2, 4") as caught:
+    with pytest.raises(PictureError, match=r"2 NaN or infinite values, the first at row 2, column 4") as caught:
         read(array)
     assert caught.value.kind == "bad_values"
 

@@ -22,7 +22,7 @@ from enlarger.cli.progress import Reporter
 from enlarger.cli.work import Work
 from enlarger.engines.catalog import find, listings
 from enlarger.errors import OutputError, PictureError, SettingsError
-from enlarger.settings import setting
+from enlarger.settings import rules, setting
 
 ENGINE = "pocket"
 """The engine when the user names none."""
@@ -155,17 +155,20 @@ def _recorded(
     if record is None or not isinstance(record.get("settings"), dict):
         raise PictureError(f"{picture} holds no settings of Enlarger; --from needs a result of it", "missing")
     earlier = {name: value for name, value in record["settings"].items() if value is not None and name not in OF_INPUT}
+    made_by = str(record.get("engine"))
+    if engine not in (None, made_by) and set(earlier) - set(rules(find(engine).facts.settings)):
+        raise SettingsError(
+            f"{picture} was made with {made_by}, whose settings are not {engine}'s: leave out -e or --from"
+        )
     if WISHES & set(given):
         earlier = {name: value for name, value in earlier.items() if name not in WISHES}
     if "preset" in given:
-        within = {
-            name for values in find(engine or record["engine"]).facts.settings.presets.values() for name in values
-        }
+        within = {name for values in find(engine or made_by).facts.settings.presets.values() for name in values}
         earlier = {name: value for name, value in earlier.items() if name not in within}
     if "dtype" in record:
         earlier["dtype"] = str(record["dtype"])
     written = record.get("output")
-    return engine or str(record.get("engine")), {**earlier, **given}, written if isinstance(written, dict) else {}
+    return engine or made_by, {**earlier, **given}, written if isinstance(written, dict) else {}
 
 
 def _report_file(name: str | None, jobs: Iterable[Job], *, overwrite: bool) -> Path | None:

@@ -46,7 +46,7 @@ def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
     """Refuses a picture that its header declares larger than the limit."""
     if width * height > max_pixels:
         raise PictureError(
-            f"{name} declares {width}x{height} = {width * height / 1e6:,.0f} megapixels, more than the limit of "
-            f"{max_pixels / 1e6:,.0f}; raise it with --max-pixels if you trust the file",
+            f"{name} declares {width}x{height} = {width * height:,} pixels, more than the limit of "
+            f"{max_pixels:,}; raise it with --max-pixels if you trust the file",
             "too_large",
         )

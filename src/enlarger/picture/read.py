@@ -310,16 +310,16 @@ def _require_range(values: NDArray[Any], name: str) -> None:
     finite = np.isfinite(values)
     if not finite.all():
         bad = np.argwhere(~finite)
-        where = ", ".join(str(int(index)) for index in bad[0][:2])
+        row, column = (int(index) for index in bad[0][:2])
         raise PictureError(
-            f"{name} holds {len(bad)} NaN or infinite values, the first at row, column {where}; repair it first",
+            f"{name} holds {len(bad)} NaN or infinite values, the first at row {row}, column {column}; repair it first",
             "bad_values",
         )
     low, high = float(values.min()), float(values.max())
     if low < -_SLACK or high > 1 + _SLACK:
         hint = (
             "divide it by 255"
-            if low >= 0 and 2 < high <= 255
+            if low >= 0 and 16 < high <= 255  # less is light of a scene, perhaps
             else "divide it by 65535"
             if low >= 0 and 255 < high <= 65535
             else "scale it to 0..1"
