@@ -65,6 +65,20 @@ def test_a_result_is_saved_whole_with_its_recipe(tmp_path):
         result.save(file, overwrite=True)
 
 
+def test_the_batch_changes_no_byte_of_the_file(tmp_path):
+    files = []
+    for batch in (1, 3):
+        result = enlarger.upscale(picture(6, 40), scale=2, tile=64, batch=batch)
+        files.append(result.save(tmp_path / f"{batch}.png").read_bytes())
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(("size", "told"), [("60x30", 0), ("61x30", 0), ("60x45", 1), ("90x30", 1)])
+def test_a_size_of_another_shape_is_told(size, told):
+    result = enlarger.upscale(picture(10, 20), engine="interpolate", size=size)
+    assert sum("another shape" in warning for warning in result.warnings) == told
+
+
 def test_image_is_a_pil_picture():
     assert enlarger.upscale(picture(4, 5), engine="interpolate").image.size == (20, 16)
     assert enlarger.upscale(picture(4, 5)[..., 0], engine="interpolate").image.mode == "L"

@@ -149,7 +149,8 @@ class Result:
             "engine": self.engine,
             "model": self.model,
             "digest": self.digest,
-            "settings": dict(self.settings),
+            # How many tiles went through the network at once is no part of the recipe: it changes nothing.
+            "settings": {name: value for name, value in self.settings.items() if name != "batch"},
         }
 
     def save(
@@ -306,6 +307,8 @@ class Upscaler:
         picture = read(image, max_pixels=settings.max_pixels, page=settings.page)
         plan = self.plan(Size(picture.height, picture.width), settings)
         clock = _Clock(plan.work, progress, started)
+        for line in distortion(plan.canvas):
+            clock.warn(line)
 
         source = _tensor(picture)
         first, *later = plan.canvas.passes
@@ -396,6 +399,18 @@ class Upscaler:
         if self._prepared is None or self._prepared[0] != settings:
             self._prepared = (settings, self.engine.prepare(settings))
         return self._prepared[1]
+
+
+def distortion(canvas: Canvas) -> list[str]:
+    """A line for the user if the size asked for has another shape than the picture."""
+    down, across = (made / there for made, there in zip(canvas.target, canvas.source, strict=True))
+    # Whole pixels alone may change the shape of small pictures: one pixel on either side is no wish.
+    if abs(down - across) * min(canvas.source) <= 1:
+        return []
+    return [
+        f"{canvas.target} has another shape than {canvas.source}: it is stretched {across:.3g} times across "
+        f"and {down:.3g} times down"
+    ]
 
 
 def develop(rows: Rows, picture: Picture) -> np.ndarray[Any, Any]:
