@@ -407,10 +407,8 @@ def distortion(canvas: Canvas) -> list[str]:
     # Whole pixels alone may change the shape of small pictures: one pixel on either side is no wish.
     if abs(down - across) * min(canvas.source) <= 1:
         return []
-    return [
-        f"{canvas.target} has another shape than {canvas.source}: it is stretched {across:.3g} times across "
-        f"and {down:.3g} times down"
-    ]
+    stretched = f"it is stretched {across:.3g} times across and {down:.3g} times down"
+    return [f"{canvas.target} has another shape than {canvas.source}: {stretched}"]
 
 
 def develop(rows: Rows, picture: Picture) -> np.ndarray[Any, Any]:
