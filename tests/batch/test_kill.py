@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.batch.support import content
 from tests.cli.support import files, process
 
 CHILD = """
@@ -120,7 +119,7 @@ def test_killed_and_started_again_until_done_gives_the_same_bytes(
 
 def results(folder: Path) -> dict[str, bytes]:
     """All results that are there, whatever is hidden beside them."""
-    return {name: data for name, data in content(folder).items() if not Path(name).name.startswith(".")}
+    return {name: (folder / name).read_bytes() for name in files(folder) if not Path(name).name.startswith(".")}
 
 
 @pytest.mark.parametrize(

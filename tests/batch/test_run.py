@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from enlarger.batch import run as running
+from enlarger.batch.beside import undisturbed
 from enlarger.batch.jobs import Job
 from enlarger.batch.run import run
 from enlarger.errors import EnlargerError, Interrupted, ModelError
@@ -281,3 +282,15 @@ def test_a_caller_that_is_interrupted_itself_hears_of_what_is_finished(pictures:
         outcomes.send(None)
     assert files(tmp_path / "out") == {"a_2x.png", "b_2x.jpg", "sub/c_2x.webp"} or len(told) == 2
     assert len(files(tmp_path / "out")) == len(told)
+
+
+def test_a_signal_between_lines_that_belong_together_comes_after_them(request: pytest.FixtureRequest) -> None:
+    at_start = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, at_start))
+    reached = False
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(0.1)
+        reached = True
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """A few lines that belong together: a signal that comes meanwhile is handled after them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    late: list[tuple[int, FrameType | None]] = []
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, lambda *words: late.append(words)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for came, frame in late[:1]:
+            meant = before[signal.Signals(came)]
+            assert callable(meant)
+            meant(came, frame)
 
 
 class Beside(Generic[T]):

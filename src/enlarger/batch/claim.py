@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from enlarger.batch.beside import undisturbed
 from enlarger.picture.write import stale_parts
 
 if sys.platform != "win32":
@@ -33,10 +34,11 @@ class Claim:
         """Give it back; twice does no harm."""
         if self._descriptor is None:
             return
-        descriptor, self._descriptor = self._descriptor, None
-        with contextlib.suppress(OSError):  # removed while it is held: who waits for it sees that, and makes a new one
-            os.unlink(self._file)
-        os.close(descriptor)
+        with undisturbed():
+            descriptor, self._descriptor = self._descriptor, None
+            with contextlib.suppress(OSError):  # removed while held: who waits for it sees that, and makes a new one
+                os.unlink(self._file)
+            os.close(descriptor)
 
 
 def claim(output: Path, *, wait: bool = False) -> Claim | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from enlarger.batch.beside import undisturbed
 from enlarger.batch.claim import Claim, claim, sweep
 from enlarger.batch.done import Ledger, alike, digest, is_result, recipe_of
 from enlarger.batch.jobs import Job
@@ -134,10 +136,11 @@ class Desk:
                     job.output.parent.mkdir(parents=True, exist_ok=True)
                 self._sweep(job.output.parent)
             if job.output is not None and self.several:
-                taken = claim(job.output, wait=self.waits)
-                if taken is None:
-                    return None
-                self._claims.append(taken)
+                with contextlib.nullcontext() if self.waits else undisturbed():
+                    taken = claim(job.output, wait=self.waits)
+                    if taken is None:
+                        return None
+                    self._claims.append(taken)
             there = self._there(job)  # once more: now nobody else is making it
             if there is not None and self._is_done(there, read.digest):
                 return self._there_already(job, there, taken)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from enlarger.batch.beside import Beside
+from enlarger.batch.beside import Beside, undisturbed
 from enlarger.batch.desk import Desk, Read, Watch
 from enlarger.batch.jobs import Job
 from enlarger.batch.order import Order, Outcome
@@ -109,9 +109,10 @@ def run(
                 continue
             yield from _told(pending, wait=True)
             patience = PATIENCE * result.seconds
-            writing = Beside(partial(desk.write, opened, result), apart=apart and small)
+            with undisturbed():
+                writing = Beside(partial(desk.write, opened, result), apart=apart and small)
+                pending.append(writing)
             del opened, result
-            pending.append(writing)
             if not (apart and small) or writing.finished(patience):
                 yield from _told(pending, wait=True)
         yield from _told(pending, wait=True)
