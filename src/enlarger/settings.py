@@ -112,8 +112,8 @@ class TiledSettings(SizeSettings):
         kind="int", low=16, high=MAX_SIDE, flags=("-t",), metavar="N", group="Tiles",
     )  # fmt: skip
     batch: int | None = setting(
-        None, "Tiles in one forward pass; default: planned from memory.", kind="int", low=1, high=1024,
-        metavar="N", group="Tiles",
+        None, "Most tiles in one forward pass; where it could change bytes, a CPU takes them one by one.",
+        kind="int", low=1, high=1024, metavar="N", group="Tiles",
     )  # fmt: skip
 
 
