@@ -22,6 +22,7 @@ from enlarger.cli.progress import Reporter
 from enlarger.cli.work import Work
 from enlarger.engines.catalog import find, listings
 from enlarger.errors import OutputError, PictureError, SettingsError
+from enlarger.picture.formats import HAS_QUALITY, format_of, named
 from enlarger.settings import rules, setting
 
 ENGINE = "pocket"
@@ -107,9 +108,26 @@ def run(args: argparse.Namespace) -> int:
     jobs = plan(args.inputs, args.output, order.output_format, ending)
     if args.json and jobs[0].output is None:
         raise SettingsError("--json and the picture cannot both go to standard output: name a file with -o")
+    if args.settings.get("quality") is not None:
+        _check_quality(jobs, order.output_format)
     reporter = Reporter(quiet=args.quiet, bar=not args.json)
     report = _report_file(args.report, jobs, overwrite=args.overwrite)
     return Work(order, reporter, as_json=args.json, dry_run=args.dry_run, report=report, debug=args.debug).all(jobs)
+
+
+def _check_quality(jobs: Iterable[Job], word: str | None) -> None:
+    """Refuse a quality that none of the results can have.
+
+    Raises:
+        SettingsError: All results are in formats that lose nothing.
+    """
+    words = [word or (job.output.name if job.output else "") for job in jobs]
+    formats = {named(word) if word else format_of(name) for name in words}
+    if formats and not formats & HAS_QUALITY:
+        raise SettingsError(
+            f"--quality is for {', '.join(sorted(HAS_QUALITY))}: {', '.join(map(str, formats))} loses nothing; "
+            "leave it out or choose another --format"
+        )
 
 
 def ordered(args: argparse.Namespace) -> Order:

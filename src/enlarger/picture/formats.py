@@ -66,6 +66,9 @@ CAPACITIES: dict[str, Capacity] = {
 }
 """Every format that can be written. GIF's transparency is on or off, which loses the soft edge: counted as not held."""
 
+HAS_QUALITY = frozenset({"JPEG", "WEBP", "AVIF"})
+"""Formats that lose, and can be told how much."""
+
 FIELDS = (
     "8 bit",
     "16 bit",
