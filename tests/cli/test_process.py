@@ -147,7 +147,7 @@ def test_a_full_disk_behind_standard_output(tmp_path: Path, words: list[str]) ->
 
 @pytest.mark.slow
 def test_a_terminal_gets_a_bar_that_goes_away(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", size=(40, 30))
+    picture(tmp_path / "a.png", size=(150, 100))  # a second of work anywhere: the bar is drawn ten times a second
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     running = subprocess.Popen([*COMMAND, "upscale", "a.png", "--tile", "128"], cwd=tmp_path, stderr=theirs)
@@ -166,7 +166,7 @@ def test_a_terminal_gets_a_bar_that_goes_away(tmp_path: Path) -> None:
     text = shown.decode()
     assert "left" in text
     assert "%" in text
-    assert text.rstrip().split("\r")[-1].startswith("a_4x.png: 160x120")
+    assert text.rstrip().split("\r")[-1].startswith("a_4x.png: 600x400")
 
 
 def test_without_a_terminal_there_is_no_bar(tmp_path: Path) -> None:
