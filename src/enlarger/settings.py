@@ -103,10 +103,21 @@ class SizeSettings:
     max_pixels: int = setting(100_000_000, "Refuse inputs of more pixels than this.", low=1, metavar="N", group="Input")
 
 
+def consistency(default: float) -> Any:
+    """The field `consistency` with an engine's own default; every engine has it, and it means the same for all."""
+    return setting(
+        default,
+        "Back-projection, 0 to 1: at 1 the result made small again is the input, within 0.8 levels of 255 "
+        "(root mean square).",
+        low=0, high=1, metavar="F",
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class TiledSettings(SizeSettings):
-    """Settings of every engine: its work is cut into tiles."""
+    """Settings of every engine: its work is cut into tiles, and its result may be tied to the input."""
 
+    consistency: float = consistency(0.0)
     tile: int | None = setting(
         None, "Side of a tile in output pixels; default: planned from the engine and the memory.",
         kind="int", low=16, high=MAX_SIDE, flags=("-t",), metavar="N", group="Tiles",
@@ -125,22 +136,32 @@ class SeededSettings(TiledSettings):
         0, "Where the noise comes from: 0 to 2^63-1, or 'random' (drawn, told and stored).", kind="seed",
         metavar="N|random",
     )  # fmt: skip
+    samples: int = setting(1, "Results of one seed to choose from, each with noise of its own.", low=1, high=64)
+    sample: int | None = setting(
+        None, "Make only this one of the samples, counted from 1.", kind="int", low=1, high=64, metavar="N"
+    )
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where and how a model is loaded; settings of `Upscaler`, not of one picture."""
+class Loading:
+    """What loading any engine may be told; settings of `Upscaler`, not of one picture."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    max_memory: int | None = setting(
+        None, "Most memory to plan for, such as 3GB; default: what is free.", kind="bytes", metavar="SIZE",
+        group="Machine",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Machine(Loading):
+    """Where and how a network is loaded; for every engine that has one."""
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE", group="Machine")
     dtype: str = setting(
         "auto", "Numbers in the networks.", choices=("auto", "float32", "float16", "bfloat16"), group="Machine"
     )
-    max_memory: int | None = setting(
-        None, "Most memory to plan for, such as 3GB; default: what is free.", kind="bytes", metavar="SIZE",
-        group="Machine",
-    )  # fmt: skip
 
 
 FOREIGN = {

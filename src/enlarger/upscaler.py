@@ -6,7 +6,7 @@ read -> place on a canvas -> condition -> denoise -> decode -> restore -> develo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,27 +16,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from enlarger.canvas.blend import Tiling
+from enlarger.canvas.blend import Tiling, crop, over_tiles
 from enlarger.canvas.consistency import consistent
 from enlarger.canvas.exact import exactly
 from enlarger.canvas.geometry import Canvas, Pass, place, target_size
-from enlarger.canvas.noise import PositionalNoise, SequentialNoise
+from enlarger.canvas.noise import NoiseSource, PositionalNoise, SampledNoise, SequentialNoise
 from enlarger.canvas.rows import CutRows, Rows, WholeRows
 from enlarger.engines import catalog
-from enlarger.errors import Interrupted
+from enlarger.errors import Interrupted, SettingsError
 from enlarger.picture.alpha import bleed, enlarge_alpha
-from enlarger.picture.colour import quantise
+from enlarger.picture.colour import adain, quantise, wavelet
 from enlarger.picture.read import read
+from enlarger.picture.resize import resize
 from enlarger.sampling.loop import denoise
 from enlarger.sampling.memory import RESERVE, fit_tile, free_memory
 from enlarger.sampling.stream import Cutting, stages, stream
-from enlarger.settings import Machine, build, rules, to_json
+from enlarger.settings import Loading, build, rules, to_json
 from enlarger.size import Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from enlarger.engines.engine import Engine, Facts
+    from enlarger.canvas.tiles import Tile
+    from enlarger.engines.engine import Conditioning, Engine, Facts
     from enlarger.picture.picture import Picture
 
 STRETCH = 256
@@ -109,6 +111,7 @@ class Result:
         seed: The seed, None for engines without noise.
         seconds: From reading to the finished pixels.
         warnings: What reading and enlarging had to tell.
+        remarks: What the record must admit of how it was made, such as an approximation.
     """
 
     pixels: np.ndarray[Any, Any]
@@ -122,6 +125,7 @@ class Result:
     seed: int | None
     seconds: float
     warnings: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = field(default=())
 
     @property
     def size(self) -> Size:
@@ -151,6 +155,7 @@ class Result:
             "digest": self.digest,
             # How many tiles went through the network at once is no part of the recipe: it changes nothing.
             "settings": {name: value for name, value in self.settings.items() if name != "batch"},
+            **({"remarks": list(self.remarks)} if self.remarks else {}),
         }
 
     def save(
@@ -201,7 +206,7 @@ class Upscaler:
         engine: Name of an engine (`enlarger models` lists them), or one that is loaded already.
         model: File, folder or hub id of the model; None for what ships.
         components: Parts already in memory, such as `pipe.components` of a diffusers pipeline.
-        **machine: device, dtype, max_memory (see `enlarger.settings.Machine`).
+        **machine: max_memory and, for engines with a network, device and dtype (see `enlarger.settings.Machine`).
 
     Raises:
         SettingsError: No such engine, or wrong machine settings.
@@ -220,13 +225,13 @@ class Upscaler:
         if isinstance(engine, str):
             listing = catalog.find(engine)
             facts = listing.facts
-            self.machine: Machine = build(
+            self.machine: Loading = build(
                 facts.machine, machine, owner=f"engine {engine}", known=catalog.setting_names()
             )
             self.engine: Engine = catalog.engine_class(listing).load(model, self.machine, components)
         else:
             self.engine = engine
-            self.machine = build(Machine, machine, owner=f"engine {engine.facts.name}")
+            self.machine = build(engine.facts.machine, machine, owner=f"engine {engine.facts.name}")
         self._prepared: tuple[Any, Any] | None = None
 
     @property
@@ -256,7 +261,12 @@ class Upscaler:
         if not any(wish is not None for wish in wishes.values()):
             wishes["scale"] = facts.default_scale
         canvas = place(
-            source, target_size(source, **wishes), factor=facts.factor, stride=facts.stride, at_target=facts.at_target
+            source,
+            target_size(source, **wishes),
+            factor=facts.factor,
+            stride=facts.stride,
+            at_target=facts.at_target,
+            rounds=getattr(settings, "rounds", 1),
         )
         process = self.engine.steps(settings)
         visits = stages(process, facts.decode_field)
@@ -304,21 +314,29 @@ class Upscaler:
         """
         started = time.monotonic()
         settings = self.settings(**values)
+        if getattr(settings, "samples", 1) > 1 and settings.sample is None:
+            raise SettingsError(
+                f"samples {settings.samples} gives several results: choose one with sample, or call Upscaler.samples"
+            )
         picture = read(image, max_pixels=settings.max_pixels, page=settings.page)
         plan = self.plan(Size(picture.height, picture.width), settings)
         clock = _Clock(plan.work, progress, started)
         for line in distortion(plan.canvas):
             clock.warn(line)
 
-        source = _tensor(picture)
-        first, *later = plan.canvas.passes
-        rows = self._enlarge(source, first, 0, settings, plan, clock)
-        for number, passage in enumerate(later, 1):
-            settings = self.engine.later(settings)
+        rows: Rows = WholeRows(_tensor(picture)[0])
+        for number, passage in enumerate(plan.canvas.passes):
+            if number:
+                settings = self.engine.later(settings)
+            rows = exactly(rows, passage.source, self.facts.enlargement, linear_light=False, stretch=STRETCH)
             source = rows.read(0, passage.source.height)[None]
             rows = self._enlarge(source, passage, number, settings, plan, clock)
         filter, light = self.engine.resampling(settings)
         rows = exactly(rows, plan.canvas.target, filter, linear_light=light, stretch=STRETCH)
+        first = plan.canvas.passes[0]
+        if settings.consistency and (first.factor == 1 or rows.size != first.native):
+            # Passes are true to what they enlarged; here the exact size is made true to the picture itself.
+            rows = consistent(rows, _tensor(picture)[0], settings.consistency, STRETCH)
 
         pixels = develop(rows, picture)
         alpha = None
@@ -336,23 +354,39 @@ class Upscaler:
             getattr(settings, "seed", None),
             time.monotonic() - started,
             (*picture.warnings, *clock.warnings),
+            tuple(clock.remarks),
         )
 
+    def samples(self, image: Any, *, progress: Callback | None = None, **values: Any) -> Iterator[Result]:
+        """All samples of one picture, one after the other; arguments and errors as in `__call__`.
+
+        The noise of all samples is one draw with an item for each, so sample 3 of 5 is another picture than
+        sample 3 of 4; what is drawn before the start (x4's low-res noise) is common to all.
+        """
+        settings = self.settings(**values)
+        count = getattr(settings, "samples", 1)
+        if count == 1 or settings.sample is not None:
+            yield self(image, progress=progress, **values)
+            return
+        for sample in range(1, count + 1):
+            yield self(image, progress=progress, **{**values, "sample": sample})
+
     def _enlarge(self, source: Tensor, passage: Pass, number: int, settings: Any, plan: Plan, clock: _Clock) -> Rows:
-        """One pass: rows of the picture at the engine's factor, its padding cut, made consistent with the source."""
+        """One pass: rows at the engine's factor, its padding cut, colours and detail made true to the source."""
         padded = pad(source, passage.padded, self.facts.padding)
         run = self._blended if self.facts.field is None else self._streamed
         rows: Rows = CutRows(run(padded, passage, number, settings, plan, clock), passage.native)
-        amount = getattr(settings, "consistency", 0.0)
-        if amount:
-            rows = consistent(rows, source[0], passage.factor, amount, STRETCH // passage.factor)
+        rows = colour_fixed(rows, source[0], getattr(settings, "color_fix", "none"))
+        if settings.consistency and passage.factor > 1:
+            rows = consistent(rows, source[0], settings.consistency, STRETCH)
         return rows
 
     def _streamed(self, padded: Tensor, passage: Pass, number: int, settings: Any, plan: Plan, clock: _Clock) -> Rows:
         """For networks with a stated receptive field: rows that are computed when they are read."""
         engine = self.engine
-        noise = PositionalNoise(getattr(settings, "seed", 0), engine.state_channels(), number)
-        draws = SequentialNoise(getattr(settings, "seed", 0))
+        seed, sample = getattr(settings, "seed", 0), (getattr(settings, "sample", None) or 1) - 1
+        noise = PositionalNoise(seed, engine.state_channels(), number, sample)
+        draws = SequentialNoise(seed)
         conditioning = engine.condition(padded, passage, self.prepared(settings), settings, draws)
         # Convolution libraries round differently for batches; a CPU gains nothing by them, so there the bytes win.
         batch = 1 if engine.device.type == "cpu" else plan.batch
@@ -362,10 +396,11 @@ class Upscaler:
     def _blended(self, padded: Tensor, passage: Pass, number: int, settings: Any, plan: Plan, clock: _Clock) -> Rows:
         """For all other networks: the whole canvas moves at once, its tiles overlap and are blended."""
         engine, facts = self.engine, self.facts
-        noise = SequentialNoise(settings.seed)
+        noise: NoiseSource = SequentialNoise(getattr(settings, "seed", 0))
         conditioning = engine.condition(padded, passage, self.prepared(settings), settings, noise)
+        if getattr(settings, "samples", 1) > 1:
+            noise = SampledNoise(noise, settings.samples, settings.sample - 1)
         steps = engine.steps(settings)
-        assert steps is not None, "an engine without denoising states its receptive field"
         output = passage.padded.times(passage.factor)
         cells = Size(output.height // facts.grid, output.width // facts.grid)
         tile = max(1, plan.tile // facts.grid)
@@ -377,7 +412,10 @@ class Upscaler:
             batch=plan.batch,
             weights=facts.weights,
             placement=facts.placement,
+            fill=facts.fill,
         )
+        if steps is None:
+            return self._transformed(conditioning, cells, tiling, clock)
         reached, last = clock.done, None
         for last in denoise(
             engine,
@@ -388,13 +426,30 @@ class Upscaler:
             tiling=tiling,
             guidance_scale=getattr(settings, "guidance_scale", 1.0),
             guidance_rescale=getattr(settings, "guidance_rescale", 0.0),
+            adjust=engine.adjust(conditioning),
         ):
             share = output.area * len(steps.moments) * last.done // last.total
             clock.advance(reached + share - clock.done)
         assert last is not None
         assert last.state is not None
         clock.warnings += last.warnings
-        return WholeRows(engine.decode(last.state, conditioning)[0].float().cpu())
+        decoded = engine.decode_canvas(last.state, conditioning)
+        clock.remarks += conditioning.remarks + decoded.remarks
+        return WholeRows(decoded.pixels[0].float().cpu())
+
+    def _transformed(self, conditioning: Conditioning, cells: Size, tiling: Tiling, clock: _Clock) -> Rows:
+        """For networks that look far and do not denoise: each tile is enlarged once, and the pictures are blended."""
+
+        def enlarge(tiles: Sequence[Tile]) -> Tensor:
+            cut = crop(conditioning, tiles)
+            made = self.engine.decode(cut.source.tensor, cut).float().cpu()
+            share = clock.total * len(tiles) // len(plan)
+            clock.advance(min(share, clock.total - clock.done))
+            return made
+
+        plan = tiling.plan(cells)
+        blended = over_tiles(enlarge, plan, cells, batch=tiling.batch, weights=tiling.weights, ratio=self.facts.grid)
+        return WholeRows(blended[0])
 
     def prepared(self, settings: Any) -> Any:
         """What is the same for every picture with these settings; made once."""
@@ -424,6 +479,24 @@ def develop(rows: Rows, picture: Picture) -> np.ndarray[Any, Any]:
         made = made.mean(2, keepdim=True) if channels == 1 else made
         result[start:stop] = quantise(made.numpy(), picture.depth)
     return result
+
+
+def colour_fixed(rows: Rows, source: Tensor, fix: str) -> Rows:
+    """Rows with the colours of the picture they came from.
+
+    Args:
+        rows: The enlarged picture.
+        source: (3, H, W), 0..1, what was enlarged.
+        fix: none, adain (`picture.colour.adain`) or wavelet (`picture.colour.wavelet`); both see the whole picture.
+    """
+    if fix == "none":
+        return rows
+    made = rows.read(0, rows.size.height).permute(1, 2, 0).numpy()
+    reference = np.ascontiguousarray(source.permute(1, 2, 0).numpy())
+    if fix == "wavelet" and tuple(rows.size) != reference.shape[:2]:
+        reference = resize(reference, rows.size)
+    fixed = adain(made, reference) if fix == "adain" else wavelet(made, reference)
+    return WholeRows(torch.from_numpy(fixed).permute(2, 0, 1))
 
 
 def pad(source: Tensor, size: Size, mode: str) -> Tensor:
@@ -458,6 +531,7 @@ class _Clock:
         self.started = started
         self.done = 0
         self.warnings: list[str] = []
+        self.remarks: list[str] = []
 
     def advance(self, pixels: int) -> None:
         """Count a finished tile."""

@@ -112,7 +112,15 @@ def _scaled(source: Size, scale: float) -> Size:
     return Size(*(max(1, math.floor(side * scale + 0.5)) for side in source))
 
 
-def place(source: Size, target: Size, *, factor: int, stride: int = 1, at_target: bool = False) -> Canvas:
+def _between(source: Size, target: Size, share: float) -> Size:
+    """The size after a share, 0 to 1, of the way; exactly the target at 1."""
+    sides = (round(there * (wanted / there) ** share) for there, wanted in zip(source, target, strict=True))
+    return target if share == 1 else Size(*sides)
+
+
+def place(
+    source: Size, target: Size, *, factor: int, stride: int = 1, at_target: bool = False, rounds: int = 1
+) -> Canvas:
     """Put a picture on its canvas.
 
     Args:
@@ -121,12 +129,16 @@ def place(source: Size, target: Size, *, factor: int, stride: int = 1, at_target
         factor: What the engine enlarges by in one pass.
         stride: Input pixels that a pass's sides must be a multiple of.
         at_target: The engine works at the target's own size: its source is enlarged to it before the pass.
+        rounds: Passes of such an engine, growing from the source's size to the target's by equal ratios.
 
     Returns:
         As few passes as reach the target; the last one's result is then resized once. An engine of factor 1
         passes once, and the one resize does the rest.
     """
-    start = target if at_target else source
+    if at_target:
+        sizes = [_between(source, target, number / rounds) for number in range(1, rounds + 1)]
+        return Canvas(source, target, tuple(Pass(size, size.padded(stride), 1) for size in sizes))
+    start = source
     passes = [Pass(start, start.padded(stride), factor)]
     while factor > 1 and any(made < wanted for made, wanted in zip(passes[-1].native, target, strict=True)):
         start = passes[-1].native

@@ -1,8 +1,9 @@
 """Where random numbers come from: drawn once for a canvas, never for a tile, never from global state.
 
-Two sources. `SequentialNoise` is one CPU generator whose draws follow each other in an order that the
+Two sources of draws. `SequentialNoise` is one CPU generator whose draws follow each other in an order that the
 engine documents; it equals what diffusers draws for the same seed. `PositionalNoise` is a function of
-seed and position alone, so any part of a canvas can be made without the rest.
+seed and position alone, so any part of a canvas can be made without the rest. Several samples of one picture
+are one draw with an item for each of them; `SampledNoise` is one item's part of it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,27 @@ class SequentialNoise:
         return torch.randn(tuple(shape), generator=self.generator, dtype=torch.float32)
 
 
+class SampledNoise:
+    """One sample's part of draws that are made for several samples at once, as diffusers draws them.
+
+    Args:
+        source: What all samples share; what was drawn from it before is common to all of them.
+        samples: How many there are.
+        sample: Which one this is, from 0.
+    """
+
+    def __init__(self, source: NoiseSource, samples: int, sample: int) -> None:
+        self.source = source
+        self.samples = samples
+        self.sample = sample
+
+    def draw(self, shape: Sequence[int]) -> Tensor:
+        """Values (1, ...) of this sample; `shape` is a single item's."""
+        if shape[0] != 1:
+            raise ValueError(f"a sample is one item, and {shape[0]} were asked for")
+        return self.source.draw((self.samples, *shape[1:]))[self.sample : self.sample + 1]
+
+
 class PositionalNoise:
     """Noise that is a function of seed and position: counter-based, row by row.
 
@@ -57,12 +79,14 @@ class PositionalNoise:
         seed: 0 to 2^63-1.
         channels: Values at each position.
         passage: Number of the pass, so that a second pass sees noise of its own.
+        sample: Number of the sample, for the same reason.
     """
 
-    def __init__(self, seed: int, channels: int = 3, passage: int = 0) -> None:
+    def __init__(self, seed: int, channels: int = 3, passage: int = 0, sample: int = 0) -> None:
         self.seed = seed
         self.channels = channels
         self.passage = passage
+        self.sample = sample
 
     def crop(self, tiles: Sequence[Tile]) -> TileNoise:
         """The source for a batch of rectangles of one size; each of its draws gives the same values."""
@@ -78,7 +102,7 @@ class PositionalNoise:
         words = -(-(last - jump * 8) // 2)
         raw = np.empty((tile.height, words), np.uint64)
         for row in range(tile.height):
-            counter = np.array([jump, tile.top + row, self.passage, 0], np.uint64)
+            counter = np.array([jump, tile.top + row, self.passage, self.sample], np.uint64)
             raw[row] = np.random.Philox(key=self.seed, counter=counter).random_raw(words)
         # One word gives a pair: its halves are the radius's and the angle's uniform number (Box and Muller 1958).
         halves = torch.from_numpy(raw.view(np.int64))

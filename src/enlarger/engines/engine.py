@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from enlarger.canvas.tiles import Placement
-from enlarger.settings import Machine, SizeSettings
+from enlarger.settings import Loading, Machine, SizeSettings
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from enlarger.canvas.blend import Plane
     from enlarger.canvas.geometry import Pass
     from enlarger.canvas.noise import NoiseSource
-    from enlarger.sampling.steps import Moment, Steps
+    from enlarger.sampling.steps import Adjust, Moment, Steps
+    from enlarger.size import Size
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Facts:
         machine: The record of everything that loading may be told.
         factor: Output pixels per input pixel of one pass.
         at_target: Whether it works at the target's own size: its source is enlarged to that before.
+        enlargement: The filter of that enlargement.
         default_scale: Enlargement when the user names no size.
         grid: Output pixels per cell of the state that the loop moves.
         stride: Input pixels that the sides of what goes in must be a multiple of.
@@ -46,6 +48,7 @@ class Facts:
         overlap: Default overlap of blended tiles, in output pixels.
         weights: Shape of a blended tile's weight.
         placement: How blended tiles are placed.
+        fill: Whether its network is given whole tiles even where the canvas is smaller (`canvas.blend.Tiling`).
         prediction: What the network predicts: "x0", "epsilon", "v_prediction"; "" when a model's own
             configuration says it, or when nothing is predicted.
         bytes_per_pixel: Peak memory of a forward pass per output pixel of a tile's outer size, float32.
@@ -58,9 +61,10 @@ class Facts:
     name: str
     summary: str
     settings: type[SizeSettings]
-    machine: type[Machine] = Machine
+    machine: type[Loading] = Machine
     factor: int = 4
     at_target: bool = False
+    enlargement: str = "bicubic"
     default_scale: float = 4.0
     grid: int = 1
     stride: int = 1
@@ -71,6 +75,7 @@ class Facts:
     overlap: int = 64
     weights: Literal["cosine", "gaussian"] = "cosine"
     placement: Placement = "even"
+    fill: bool = False
     prediction: str = ""
     bytes_per_pixel: int = 64
     needs_model: bool = False
@@ -101,9 +106,24 @@ class Conditioning:
 
     Attributes:
         source: The picture that goes in, (1, 3, H, W), 0..1, with the number of its pixels per cell.
+        remarks: What the result's record must admit of how this was made, such as an approximation.
     """
 
     source: Plane
+    remarks: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A whole canvas as pixels.
+
+    Attributes:
+        pixels: (1, 3, H, W), nominally 0..1, not clamped.
+        remarks: What the result's record must admit of how this was made, such as an approximation.
+    """
+
+    pixels: Tensor
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,6 +200,10 @@ class Engine(ABC):
         """Where the process starts from, (1, C, h, w), or None for pure noise."""
         return None
 
+    def adjust(self, conditioning: Conditioning) -> Adjust | None:
+        """A change of every clean estimate, on the whole canvas; None for none."""
+        return None
+
     def state_channels(self) -> int:
         """Channels of the state that the loop moves."""
         return 3
@@ -200,3 +224,11 @@ class Engine(ABC):
 
         Engines without denoising get the source here as `latent`: this is their "enlarge a tile".
         """
+
+    def decode_canvas(self, latent: Tensor, conditioning: Conditioning) -> Decoded:
+        """The same for the whole canvas of a blended engine, which keeps to its memory by itself."""
+        return Decoded(self.decode(latent, conditioning))
+
+    def decode_memory(self, output: Size) -> int:
+        """Bytes that `decode_canvas` takes at the least for a canvas of so many output pixels."""
+        return 0
