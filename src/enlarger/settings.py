@@ -107,8 +107,8 @@ def consistency(default: float) -> Any:
     """The field `consistency` with an engine's own default; every engine has it, and it means the same for all."""
     return setting(
         default,
-        "Back-projection, 0 to 1: at 1 the result made small again is the input, within 0.8 levels of 255 "
-        "(root mean square).",
+        "Back-projection, 0 to 1: at 1 the result made small again is the input, "
+        "to 1.5 levels of 255 on photographs (root mean square).",
         low=0, high=1, metavar="F",
     )  # fmt: skip
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import enlarger
+from enlarger.canvas.consistency import TOLERANCE
 from enlarger.engines.catalog import engine_class, listings, setting_names
 from enlarger.errors import Interrupted, SettingsError
+from enlarger.picture.resize import resize
 from enlarger.settings import rules
 
 ENGINES = [name for name, listing in listings().items() if not (listing.facts.needs_model or listing.facts.extra)]
@@ -125,6 +127,19 @@ def test_progress_reaches_the_end_and_can_cancel(upscalers, name):
     assert all(one.done < two.done for one, two in itertools.pairwise(seen))
     with pytest.raises(Interrupted):
         up(picture(20, 30), tile=64, progress=lambda progress: False)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("wish", [{"scale": 4}, {"scale": 1.5}, {"scale": 7}, {"size": "70x90"}], ids=str)
+def test_at_full_consistency_the_result_made_small_again_is_the_input(upscalers, name, wish):
+    source = picture(20, 26).astype(np.float32) / 255 * 0.8 + 0.1
+    away = {}
+    for amount in (0.0, 1.0):
+        made = upscalers[name](source, consistency=amount, **wish).pixels
+        small = resize(made, source.shape[:2])
+        away[amount] = float(np.sqrt(((small - source) ** 2).mean())) * 255
+    assert away[1.0] <= TOLERANCE
+    assert away[1.0] < away[0.0] / 1.5
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from enlarger.engines.engine import Facts
 from enlarger.errors import ModelError, SettingsError
-from enlarger.settings import Machine, SeededSettings, TiledSettings, rules, setting
+from enlarger.settings import Loading, Machine, SeededSettings, TiledSettings, consistency, rules, setting
 
 if TYPE_CHECKING:
     from enlarger.engines.engine import Engine
@@ -64,24 +64,19 @@ class PocketSettings(SeededSettings):
     fidelity: float = setting(
         0.3, "1 keeps to what the picture shows, 0 invents texture most freely.", low=0, high=1, metavar="F"
     )
-    consistency: float = setting(
-        1.0, "Back-projection, 0 to 1: at 1 the result made small again equals the input.", low=0, high=1, metavar="F"
-    )
+    consistency: float = consistency(1.0)
 
 
 @dataclass(frozen=True)
 class GanSettings(TiledSettings):
     """What `gan` may be told."""
 
-    consistency: float = setting(
-        0.0, "Back-projection, 0 to 1: at 1 the result made small again equals the input.", low=0, high=1, metavar="F"
-    )
-
 
 INTERPOLATE = Facts(
     name="interpolate",
     summary="Interpolation: nearest, bilinear, bicubic, lanczos. Invents nothing.",
     settings=InterpolateSettings,
+    machine=Loading,
     factor=1,
     field=0,
     tile=2048,

@@ -153,12 +153,12 @@ class Engine(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, model: str | None, machine: Machine, components: Mapping[str, Any] | None = None) -> Engine:
+    def load(cls, model: str | None, machine: Any, components: Mapping[str, Any] | None = None) -> Engine:
         """Open the weights and put them on the device.
 
         Args:
             model: File, folder or hub id; None for what ships.
-            machine: Device, dtype and memory.
+            machine: The engine's own record (`Facts.machine`): memory, and device and dtype where it has them.
             components: Parts already in memory, by diffusers' names.
 
         Raises:

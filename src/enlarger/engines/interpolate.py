@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from enlarger.canvas.blend import Plane
 from enlarger.engines.catalog import INTERPOLATE
-from enlarger.engines.device import pick_device, pick_dtype
 from enlarger.engines.engine import Conditioning, Engine
 from enlarger.errors import ModelError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from enlarger.canvas.geometry import Pass
     from enlarger.canvas.noise import NoiseSource
     from enlarger.engines.catalog import InterpolateSettings
-    from enlarger.settings import Machine
+    from enlarger.settings import Loading
 
 
 class Interpolate(Engine):
@@ -26,13 +27,12 @@ class Interpolate(Engine):
     facts = INTERPOLATE
 
     @classmethod
-    def load(cls, model: str | None, machine: Machine, components: Mapping[str, Any] | None = None) -> Engine:
+    def load(cls, model: str | None, machine: Loading, components: Mapping[str, Any] | None = None) -> Engine:
         """See `Engine.load`; there is nothing to load."""
         if model is not None or components:
             raise ModelError("engine interpolate has no model: leave --model out, or choose another engine with -e")
         engine = cls()
-        engine.device = pick_device("cpu")
-        engine.dtype = pick_dtype("float32", engine.device, half=False)
+        engine.device, engine.dtype = torch.device("cpu"), torch.float32
         return engine
 
     def resampling(self, settings: InterpolateSettings) -> tuple[str, bool]:
