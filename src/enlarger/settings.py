@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import math
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -38,6 +38,7 @@ class Rule:
         high: Largest allowed value, itself allowed.
         above: The value must be greater than this.
         choices: The only allowed values.
+        convert: Turns a value of the kind into the one that is kept, or raises `SettingsError`.
         flags: Short flags beside the long one made from the name.
         metavar: What stands for the value in --help.
         group: Heading in --help.
@@ -49,6 +50,7 @@ class Rule:
     high: float | None = None
     above: float | None = None
     choices: tuple[Any, ...] = ()
+    convert: Callable[[Any], Any] | None = None
     flags: tuple[str, ...] = ()
     metavar: str | None = None
     group: str = "Engine"
@@ -63,6 +65,7 @@ def setting(
     high: float | None = None,
     above: float | None = None,
     choices: Iterable[Any] = (),
+    convert: Callable[[Any], Any] | None = None,
     flags: Iterable[str] = (),
     metavar: str | None = None,
     group: str = "Engine",
@@ -74,7 +77,7 @@ def setting(
     if kind is None:
         by_type: dict[type, Kind] = {bool: "bool", int: "int", float: "float", str: "text"}
         kind = by_type[type(default)]
-    rule = Rule(kind, help, low, high, above, tuple(choices), tuple(flags), metavar, group)
+    rule = Rule(kind, help, low, high, above, tuple(choices), convert, tuple(flags), metavar, group)
     return field(default=default, metadata={"rule": rule})
 
 
@@ -101,6 +104,13 @@ class SizeSettings:
         1, "Page or frame of the input, counted from 1.", low=1, high=MAX_SIDE, metavar="N", group="Input"
     )
     max_pixels: int = setting(100_000_000, "Refuse inputs of more pixels than this.", low=1, metavar="N", group="Input")
+
+    def verify(self) -> None:
+        """Check what no setting can check alone.
+
+        Raises:
+            SettingsError: Two settings contradict each other.
+        """
 
 
 def consistency(default: float) -> Any:
@@ -140,6 +150,12 @@ class SeededSettings(TiledSettings):
     sample: int | None = setting(
         None, "Make only this one of the samples, counted from 1.", kind="int", low=1, high=64, metavar="N"
     )
+
+    def verify(self) -> None:
+        """See `SizeSettings.verify`."""
+        super().verify()
+        if self.sample is not None and self.sample > self.samples:
+            raise SettingsError(f"sample {self.sample} is not one of {self.samples} (--samples)")
 
 
 @dataclass(frozen=True)
@@ -257,7 +273,10 @@ def build(record: type[Record], values: Mapping[str, Any], *, owner: str, known:
     wishes = [name for name in ("scale", "size", "longest", "megapixels") if given.get(name) is not None]
     if len(wishes) > 1:
         raise SettingsError(f"give only one of {' and '.join(map(flag, wishes))}: each sets the size")
-    return record(**given)
+    made = record(**given)
+    if isinstance(made, SizeSettings):
+        made.verify()
+    return made
 
 
 def unknown(name: str, declared: Iterable[str], *, owner: str, known: Iterable[str] = ()) -> str:
@@ -282,6 +301,8 @@ def check(name: str, value: Any, rule: Rule) -> Any:
         SettingsError: Wrong type or out of range; names the setting, the value and what is allowed.
     """
     value = _convert(name, value, rule)
+    if rule.convert is not None:
+        value = rule.convert(value)
     if rule.choices and value not in rule.choices:
         near = difflib.get_close_matches(str(value), [str(choice) for choice in rule.choices], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from enlarger.engines.engine import Facts
+from enlarger.engines.settings import ModelMachine, X4Settings
 from enlarger.errors import ModelError, SettingsError
 from enlarger.settings import Loading, Machine, SeededSettings, TiledSettings, consistency, rules, setting
 
@@ -106,10 +107,25 @@ GAN = Facts(
     links=("https://github.com/xinntao/Real-ESRGAN",),
 )
 
+X4 = Facts(
+    name="x4",
+    summary="Your Stable Diffusion x4 upscaler: a prompt and a noise level, four times larger.",
+    settings=X4Settings,
+    machine=ModelMachine,
+    grid=4,
+    tile=512,
+    overlap=128,
+    bytes_per_pixel=2500,
+    needs_model=True,
+    extra="diffusers",
+    links=("https://huggingface.co/stabilityai/stable-diffusion-x4-upscaler",),
+)
+
 BUILT_IN = (
     Listing(INTERPOLATE, "enlarger.engines.interpolate:Interpolate"),
     Listing(POCKET, "enlarger.engines.pocket:Pocket"),
     Listing(GAN, "enlarger.engines.gan:Gan"),
+    Listing(X4, "enlarger.engines.x4:X4Upscaler"),
 )
 
 

@@ -223,6 +223,20 @@ class DiffusersSteps:
         return [(1 / math.hypot(1, sigma), sigma / math.hypot(1, sigma)) for sigma in sigmas]
 
 
+def add_noise(config: Mapping[str, Any], clean: Tensor, noise: Tensor, level: int) -> Tensor:
+    """A picture noised as far as a place in a schedule's table says: sqrt(abar) * clean + sqrt(1 - abar) * noise.
+
+    Args:
+        config: A scheduler's configuration; its class is among ours.
+        clean: (B, C, h, w).
+        noise: Standard normal, of the same shape.
+        level: 0 .. the training's number of timesteps - 1; 0 adds a little noise, too.
+    """
+    scheduler = _make(names.find(str(config.get("_class_name", ""))).kind, config, {})
+    noisy: Tensor = scheduler.add_noise(clean, noise, torch.tensor([level]))
+    return noisy
+
+
 def _prediction(word: str) -> str:
     """Our word for what a network predicts.
 

@@ -1,0 +1,220 @@
+"""What the Stable Diffusion engines share: their parts, the prompts, one guided forward pass, the autoencoder.
+
+Networks are diffusers' and transformers' own modules, opened by `checkpoints` or taken from a pipeline in memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from enlarger.checkpoints.text import Text, TextEncoders
+from enlarger.engines.device import pick_device, pick_dtype
+from enlarger.engines.engine import Loaded, Prediction
+from enlarger.engines.settings import ModelMachine, PromptedSettings
+from enlarger.errors import ModelError
+from enlarger.sampling.scheduler import DiffusersSteps
+from enlarger.sampling.steps import Moment
+
+if TYPE_CHECKING:
+    from enlarger.checkpoints.open import Checkpoint
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A Stable Diffusion model in memory.
+
+    Attributes:
+        unet: Diffusers' UNet, in `dtype` on `device`.
+        vae: Diffusers' autoencoder, float32: in half precision it overflows.
+        text: Tokenizers and text encoders.
+        scheduler: The model's own scheduler configuration.
+        configs: Other configurations by diffusers' names, such as low_res_scheduler.
+        loaded: For records and errors.
+        device: Where everything is.
+        dtype: Of the UNet and the text encoders.
+    """
+
+    unet: nn.Module
+    vae: nn.Module
+    text: TextEncoders
+    scheduler: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
+    loaded: Loaded
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latent."""
+        config: Any = self.vae.config
+        return int(config.latent_channels)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What the network reads: the prompt, and its opposite while guidance is on."""
+
+    conditional: Text
+    unconditional: Text | None = None
+
+
+def load_parts(
+    engine: str,
+    families: Collection[str],
+    model: str | None,
+    machine: ModelMachine,
+    components: Mapping[str, Any] | None,
+    *,
+    configs: Collection[str] = (),
+) -> Parts:
+    """Open a model, or take one from memory.
+
+    Args:
+        engine: For errors.
+        families: What the engine can work with, as `checkpoints` names them.
+        model: File, folder, hub id or name.
+        machine: Device, dtype and another autoencoder.
+        components: Parts of a diffusers pipeline in memory; used as they are, copied where device or dtype differ.
+        configs: Further scheduler configurations that the engine needs.
+
+    Raises:
+        ModelError: Missing, incomplete or of the wrong kind.
+        ResourceError: No such device.
+    """
+    device, dtype = _placed(machine, components)
+    loaded = Loaded()
+    if components is None:
+        if model is None:
+            raise ModelError(
+                f"engine {engine} ships no weights: name your model with --model (a folder, a .safetensors or .ckpt "
+                "file, a hub id, or a name in --models-dir)"
+            )
+        checkpoint = _open(model, machine, families, engine)
+        names = [name for name in PARTS if checkpoint.has(name) and not (name == "vae" and machine.vae)]
+        components = checkpoint.components([*names, "scheduler", *configs], dtype=dtype, device=device)
+        loaded = Loaded(checkpoint.name, checkpoint.digest)
+    else:
+        components = {name: _moved(part, device, dtype) for name, part in components.items()}
+    if machine.vae is not None:
+        other = _open(machine.vae, machine, ("vae",), engine)
+        components = {**components, "vae": other.module("vae", dtype=torch.float32, device=device)}
+    missing = [name for name in ("unet", "vae", "scheduler", *configs) if components.get(name) is None]
+    if missing:
+        raise ModelError(f"engine {engine} needs {', '.join(missing)}, and these components have none")
+    return Parts(
+        unet=components["unet"],
+        vae=_in_full(components["vae"]),
+        text=TextEncoders(components),
+        scheduler=config_of(components["scheduler"]),
+        configs={name: config_of(components[name]) for name in configs},
+        loaded=loaded,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _placed(machine: ModelMachine, components: Mapping[str, Any] | None) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype; "auto" leaves parts that are in memory where and as they are."""
+    unet = None if components is None else components.get("unet")
+    there = next(unet.parameters()) if isinstance(unet, nn.Module) else None
+    device = pick_device(machine.device) if there is None or machine.device != "auto" else there.device
+    if there is not None and machine.dtype == "auto":
+        return device, there.dtype
+    return device, pick_dtype(machine.dtype, device, half=True)
+
+
+def _open(model: str, machine: ModelMachine, families: Collection[str], engine: str) -> Checkpoint:
+    from enlarger.checkpoints.open import open_checkpoint
+
+    folders = (machine.models_dir,) if machine.models_dir else ()
+    return open_checkpoint(model, models_dirs=folders, families=families, engine=engine)
+
+
+def _moved(part: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A part of a pipeline in memory, on the device and in the dtype; the pipeline's own stays as it is."""
+    if not isinstance(part, nn.Module):
+        return part
+    first = next(part.parameters(), None)
+    if first is None or (first.device == device and first.dtype == dtype):
+        return part.eval()
+    # torch's own `to`: diffusers' one warns of what does not concern these networks.
+    return nn.Module.to(copy.deepcopy(part), device, dtype).eval()
+
+
+def _in_full(vae: nn.Module) -> nn.Module:
+    """An autoencoder in float32, a copy if it is not: in half precision it overflows."""
+    if next(vae.parameters()).dtype == torch.float32:
+        return vae
+    return nn.Module.to(copy.deepcopy(vae), torch.float32)
+
+
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+"""Diffusers' names of what is opened."""
+
+
+def config_of(scheduler: Any) -> Mapping[str, Any]:
+    """A scheduler's configuration, whether it is one of diffusers' objects or the configuration itself."""
+    if isinstance(scheduler, Mapping):
+        return scheduler
+    config: Mapping[str, Any] = scheduler.config
+    # Diffusers keeps the defaults that it filled in; a file would not have them, and they must not go over to another
+    # scheduler as the model's own words.
+    filled = set(config.get("_use_default_values", ()))
+    kept = {word: value for word, value in config.items() if word not in filled}
+    return {**kept, "_class_name": type(scheduler).__name__}
+
+
+def read_prompts(parts: Parts, settings: PromptedSettings) -> Prompts:
+    """Encode both prompts, the negative one only while guidance is on."""
+    if not settings.guided:
+        return Prompts(parts.text.encode(settings.prompt, clip_skip=settings.clip_skip))
+    return Prompts(*parts.text.encode_both(settings.prompt, settings.negative_prompt, clip_skip=settings.clip_skip))
+
+
+def make_steps(parts: Parts, settings: Any, *, strength: float | None = None) -> DiffusersSteps:
+    """The process that settings and model ask for."""
+    return DiffusersSteps(
+        parts.scheduler,
+        settings.steps,
+        name=settings.scheduler,
+        spacing=settings.spacing,
+        eta=settings.eta,
+        strength=strength,
+    )
+
+
+def decode(vae: Any, latent: Tensor) -> Tensor:
+    """From a latent to pixels (B, 3, H, W), nominally 0..1, in float32."""
+    pixels: Tensor = vae.decode(latent.float() / vae.config.scaling_factor, return_dict=False)[0]
+    return pixels / 2 + 0.5
+
+
+def guided(unet: nn.Module, seen: Tensor, moment: Moment, prompts: Prompts, **extras: Tensor) -> Prediction:
+    """One forward pass: with guidance on, both halves as one batch, the unconditional one first.
+
+    Args:
+        unet: Diffusers' network.
+        seen: (B, C, h, w), everything that goes in on channels.
+        moment: Its timestep is what the network gets.
+        prompts: Encoded.
+        extras: Further arguments of the network with one item for each of the batch, doubled under guidance.
+    """
+    count = seen.shape[0]
+    dtype, device = seen.dtype, seen.device
+    texts = [prompts.conditional] if prompts.unconditional is None else [prompts.unconditional, prompts.conditional]
+    context = torch.cat([text.embeddings.to(device, dtype).expand(count, -1, -1) for text in texts])
+    if len(texts) == 2:
+        seen = torch.cat([seen, seen])
+        extras = {name: torch.cat([value, value]) for name, value in extras.items()}
+    timestep = torch.tensor(moment.timestep, device=device)
+    output: Tensor = unet(seen, timestep, encoder_hidden_states=context, return_dict=False, **extras)[0]
+    if len(texts) == 1:
+        return Prediction(output)
+    unconditional, conditional = output.chunk(2)
+    return Prediction(conditional, unconditional)

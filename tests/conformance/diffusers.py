@@ -1,0 +1,187 @@
+"""Recorded runs of diffusers' pipelines, made again by Enlarger, number for number.
+
+    python tests/conformance/diffusers.py FOLDER [--only PREFIX,...]
+
+FOLDER holds models in diffusers' layout, pictures, `expected/*.npz` and `manifest.json`, which says how each case was
+made. Every case goes through `Upscaler` and the production loop; no pipeline class of diffusers is called. One line
+for each case with its largest difference; exit 0 only if all agree.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# Python looks for modules beside a script first, and this one has the name of the package that it must not hide.
+sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from enlarger.checkpoints.open import Checkpoint, open_checkpoint
+from PIL import Image
+
+from enlarger import Upscaler
+from enlarger.engines.engine import Conditioning, Decoded
+from enlarger.errors import EnlargerError
+
+LATENTS = 1e-4
+"""Largest difference of latents, times their standard deviation where that is above 1."""
+
+PIXELS = 2e-3
+"""Largest difference of pixels, 0..1, recorded as float16."""
+
+WORDS = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance_scale",
+    "guidance_rescale": "guidance_rescale",
+    "noise_level": "noise_level",
+    "eta": "eta",
+    "clip_skip": "clip_skip",
+    "num_images_per_prompt": "samples",
+}
+"""Diffusers' argument -> our setting."""
+
+
+class Unknown(Exception):
+    """A case that asks for something that Enlarger does not do, yet."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What our run gave: (N, C, h, w) latents, and (N, H, W, 3) pixels in 0..1."""
+
+    latents: np.ndarray[Any, Any]
+    pixels: np.ndarray[Any, Any]
+
+
+def settings_of(call: Mapping[str, Any], words: Mapping[str, str] = WORDS) -> dict[str, Any]:
+    """Our settings for the arguments of a recorded call.
+
+    Raises:
+        Unknown: An argument that has no word here.
+    """
+    strange = sorted(set(call) - set(words))
+    if strange:
+        raise Unknown(f"arguments not known: {', '.join(strange)}")
+    return {words[name]: value for name, value in call.items() if value is not None}
+
+
+def checkpoint_of(folder: Path, case: Mapping[str, Any], families: tuple[str, ...], engine: str) -> Checkpoint:
+    """The model of a case: its folder, or a single file with the folder as its configuration."""
+    model = folder / case["model"]
+    if case.get("single_file"):
+        return open_checkpoint(str(folder / case["single_file"]), families=families, engine=engine, config=model)
+    return open_checkpoint(str(model), families=families, engine=engine)
+
+
+def scheduler_of(folder: Path, case: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheduler's configuration of a case: the model's own, or another class made from it."""
+    path = folder / case["model"] / case.get("scheduler_folder", "scheduler") / "scheduler_config.json"
+    config: dict[str, Any] = json.loads(path.read_text())
+    override = dict(case.get("scheduler_override") or {})
+    if override:
+        config["_class_name"] = override.pop("cls")
+    return {**config, **override}
+
+
+def picture(folder: Path, name: str, case: str) -> np.ndarray[Any, Any]:
+    """A picture of the folder, (H, W, 3) float32 in 0..1; resized first where diffusers did it on the quiet."""
+    image = Image.open(folder / "pictures" / f"{name}.png").convert("RGB")
+    resized = re.search(r"resized(\d+)x(\d+)", case)
+    if resized:
+        height, width = map(int, resized.groups())
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image, np.float32) / 255
+
+
+def enlarged(upscaler: Upscaler, image: np.ndarray[Any, Any], **settings: Any) -> Outcome:
+    """All samples of one picture, through the public way; latents are looked at as they come to the decoder."""
+    latents = []
+    engine = upscaler.engine
+    decode = engine.decode_canvas
+
+    def listen(latent: Any, conditioning: Conditioning) -> Decoded:
+        latents.append(latent.float().numpy().copy())
+        return decode(latent, conditioning)
+
+    engine.decode_canvas = listen  # type: ignore[method-assign]
+    results = list(upscaler.samples(image, **settings))
+    return Outcome(np.concatenate(latents), np.stack([result.pixels for result in results]))
+
+
+def run_x4(folder: Path, case: Mapping[str, Any]) -> Outcome:
+    """StableDiffusionUpscalePipeline."""
+    checkpoint = checkpoint_of(folder, case, ("x4",), "x4")
+    import torch
+
+    names = ["unet", "vae", "text_encoder", "tokenizer", "low_res_scheduler"]
+    components = checkpoint.components(names, dtype=torch.float32, device=torch.device("cpu"))
+    upscaler = Upscaler("x4", components={**components, "scheduler": scheduler_of(folder, case)}, device="cpu")
+    settings = settings_of(case["call"])
+    image = picture(folder, case["pictures"]["image"], case["name"])
+    return enlarged(upscaler, image, seed=case["seed"], scale=4, consistency=0.0, color_fix="none", **settings)
+
+
+RUNNERS: dict[str, Callable[[Path, Mapping[str, Any]], Outcome]] = {
+    "StableDiffusionUpscalePipeline": run_x4,
+}
+"""Diffusers' class -> how Enlarger does the same."""
+
+
+def compare(folder: Path, case: Mapping[str, Any]) -> tuple[bool, str]:
+    """Run a case; whether it agrees, and its line."""
+    if case["pipeline"] not in RUNNERS:
+        return False, f"not implemented: {case['pipeline']}"
+    if case.get("setup"):
+        return False, f"not implemented: {case['setup']}"
+    expected = np.load(folder / "expected" / f"{case['name']}.npz")
+    try:
+        outcome = RUNNERS[case["pipeline"]](folder, case)
+    except Unknown as error:
+        return False, f"not implemented: {error}"
+    except EnlargerError as error:
+        return False, f"refused: {error}"
+    differences = []
+    agree = True
+    for name, ours, limit in (("latents", outcome.latents, LATENTS), ("image", outcome.pixels, PIXELS)):
+        if name not in expected:
+            continue
+        theirs = expected[name].astype(np.float32)
+        if name == "latents":
+            limit *= max(1.0, float(theirs.std()))
+        if theirs.shape != ours.shape:
+            return False, f"{name} has shape {ours.shape}, not {theirs.shape}"
+        largest = float(np.abs(theirs - ours).max())
+        agree = agree and largest <= limit
+        differences.append(f"{name} {largest:.2e} (limit {limit:.1e})")
+    return agree and bool(differences), ", ".join(differences) or "nothing recorded"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the cases of a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", default="", metavar="PREFIX,...", help="cases whose names begin so")
+    given = parser.parse_args(arguments)
+    manifest = json.loads((given.folder / "manifest.json").read_text())
+    prefixes = tuple(given.only.split(","))
+    cases = [case for case in manifest["cases"] if case["name"].startswith(prefixes)]
+    agreed = 0
+    for case in cases:
+        agree, line = compare(given.folder, case)
+        agreed += agree
+        print(f"{'agrees ' if agree else 'DIFFERS'} {case['name']}: {line}", flush=True)
+    print(f"{agreed} of {len(cases)} cases agree")
+    return 0 if cases and agreed == len(cases) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
