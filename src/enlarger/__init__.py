@@ -28,16 +28,18 @@ from enlarger.size import Size
 
 if TYPE_CHECKING:
     from enlarger.picture.picture import Picture
-    from enlarger.upscaler import Plan, Progress, Result, Upscaler, upscale
+    from enlarger.planning import Plan
+    from enlarger.result import Result
+    from enlarger.upscaler import Progress, Upscaler, upscale
 
 __version__ = "0.1.0"
 
 # Loaded on first use, so that `import enlarger` needs neither torch nor numpy.
 _LAZY = {
     "Picture": "enlarger.picture.picture",
-    "Plan": "enlarger.upscaler",
+    "Plan": "enlarger.planning",
     "Progress": "enlarger.upscaler",
-    "Result": "enlarger.upscaler",
+    "Result": "enlarger.result",
     "Upscaler": "enlarger.upscaler",
     "upscale": "enlarger.upscaler",
 }

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.nn import functional
 from enlarger.canvas.blend import Tiling, crop, over_tiles
 from enlarger.canvas.consistency import consistent
 from enlarger.canvas.exact import exactly
-from enlarger.canvas.geometry import Canvas, Pass, place, target_size
+from enlarger.canvas.geometry import Canvas, Pass
 from enlarger.canvas.noise import NoiseSource, PositionalNoise, SampledNoise, SequentialNoise
 from enlarger.canvas.rows import CutRows, Rows, WholeRows
 from enlarger.engines import catalog
@@ -28,27 +28,20 @@ from enlarger.picture.alpha import bleed, enlarge_alpha
 from enlarger.picture.colour import adain, quantise, wavelet
 from enlarger.picture.read import read
 from enlarger.picture.resize import resize
+from enlarger.planning import Plan, cells_of, make_plan
+from enlarger.result import Result
 from enlarger.sampling.loop import denoise
-from enlarger.sampling.memory import RESERVE, fit_tile, free_memory
-from enlarger.sampling.stream import Cutting, stages, stream
+from enlarger.sampling.stream import Cutting, stream
 from enlarger.settings import Loading, build, rules, to_json
 from enlarger.size import Size
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from enlarger.canvas.tiles import Tile
     from enlarger.engines.engine import Conditioning, Engine, Facts
     from enlarger.picture.picture import Picture
 
 STRETCH = 256
 """Rows of the result that are finished at a time."""
-
-ONE_TILE = 1.5
-"""A picture up to so many default tiles long is not cut: halos would cost more than the memory is worth."""
-
-BASE_MEMORY = 350_000_000
-"""Bytes that Python, torch and numpy take before any picture (measured on Linux, CPU build)."""
 
 
 @dataclass(frozen=True)
@@ -70,133 +63,6 @@ class Progress:
 
 Callback = Callable[[Progress], "bool | None"]
 """Told after every tile; the work is cancelled when it returns False."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run will do, decided before any work.
-
-    Attributes:
-        canvas: Sizes and passes.
-        tile: Side of a tile in output pixels.
-        batch: Tiles in one forward pass.
-        steps: Denoising steps of a pass; 0 for engines without denoising.
-        tiles: Tiles in one step, all passes together.
-        memory: Bytes that the run is expected to take at its peak.
-        work: Output pixels, each counted once for every step and pass.
-    """
-
-    canvas: Canvas
-    tile: int
-    batch: int
-    steps: int
-    tiles: int
-    memory: int
-    work: int
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """An enlarged picture and how it was made.
-
-    Attributes:
-        pixels: (H, W, C), C = 1 (grey) or 3; uint8, uint16 or float32 as the input's depth was.
-        alpha: (H, W) in the same type, or None.
-        source: What was read; its metadata goes into the written file.
-        origin: The file it was read from, which is never written over; None for arrays and bytes.
-        engine: Name of the engine.
-        model: Name of the model; "" for none.
-        digest: First digits of the model's SHA-256; "" for none.
-        settings: All settings, as `to_json` gives them.
-        seed: The seed, None for engines without noise.
-        seconds: From reading to the finished pixels.
-        warnings: What reading and enlarging had to tell.
-        remarks: What the record must admit of how it was made, such as an approximation.
-    """
-
-    pixels: np.ndarray[Any, Any]
-    alpha: np.ndarray[Any, Any] | None
-    source: Picture
-    origin: str | Path | None
-    engine: str
-    model: str
-    digest: str
-    settings: Mapping[str, Any]
-    seed: int | None
-    seconds: float
-    warnings: tuple[str, ...] = field(default=())
-    remarks: tuple[str, ...] = field(default=())
-
-    @property
-    def size(self) -> Size:
-        """Height and width in pixels."""
-        return Size(*self.pixels.shape[:2])
-
-    @property
-    def image(self) -> Image:
-        """The result as a PIL picture, 8 bits a channel (Pillow has no 16-bit colour)."""
-        from PIL import Image as pil
-
-        def eight(samples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            return samples if samples.dtype == np.uint8 else quantise((samples / _full(samples)).astype(np.float32), 8)
-
-        planes = [eight(self.pixels)] + ([eight(self.alpha)[..., None]] if self.alpha is not None else [])
-        joined = np.concatenate(planes, axis=2) if len(planes) > 1 else planes[0]
-        return pil.fromarray(joined[..., 0] if joined.shape[2] == 1 else joined)
-
-    def record(self) -> dict[str, Any]:
-        """The recipe that is written into the picture: no paths, no names of people."""
-        from enlarger import __version__
-
-        return {
-            "version": __version__,
-            "engine": self.engine,
-            "model": self.model,
-            "digest": self.digest,
-            # How many tiles went through the network at once is no part of the recipe: it changes nothing.
-            "settings": {name: value for name, value in self.settings.items() if name != "batch"},
-            **({"remarks": list(self.remarks)} if self.remarks else {}),
-        }
-
-    def save(
-        self,
-        path: str | Path,
-        *,
-        overwrite: bool = False,
-        format: str | None = None,
-        quality: int | None = None,
-        strip: Literal["none", "private", "all"] = "none",
-    ) -> Path:
-        """Write the picture with its profile, metadata and recipe; the file appears whole or not at all.
-
-        Args:
-            path: Where to; the extension says the format unless `format` does.
-            overwrite: Whether an existing file may be replaced.
-            format: png, jpeg, webp, tiff and others.
-            quality: 1..100 for the formats that lose.
-            strip: Leave out nothing, what is private (position, serial numbers, owners), or all metadata
-                and the recipe.
-
-        Returns:
-            Where it was written.
-
-        Raises:
-            OutputError: It cannot be written there, or not in that format.
-        """
-        from enlarger.picture.write import check_output, write
-
-        plan = check_output(
-            path,
-            format=format,
-            size=self.size,
-            depth=self.source.depth,
-            alpha=self.alpha is not None,
-            overwrite=overwrite,
-            inputs=() if self.origin is None else (self.origin,),
-            picture=self.source,
-            strip=strip,
-        )
-        return write(plan, self.pixels, self.alpha, self.source, record=self.record(), quality=quality, strip=strip)
 
 
 class Upscaler:
@@ -256,42 +122,7 @@ class Upscaler:
             SettingsError: The size asked for is not possible.
             ResourceError: It does not fit into the memory.
         """
-        facts = self.facts
-        wishes = {name: getattr(settings, name) for name in ("scale", "size", "longest", "megapixels")}
-        if not any(wish is not None for wish in wishes.values()):
-            wishes["scale"] = facts.default_scale
-        canvas = place(
-            source,
-            target_size(source, **wishes),
-            factor=facts.factor,
-            stride=facts.stride,
-            at_target=facts.at_target,
-            rounds=getattr(settings, "rounds", 1),
-        )
-        process = self.engine.steps(settings)
-        visits = stages(process, facts.decode_field)
-        largest = canvas.passes[-1].padded.times(facts.factor)
-
-        def cost(tile: int) -> int:
-            halo = (facts.field or 0) * facts.factor
-            seen = min(tile + 2 * halo, largest.height) * min(tile + 2 * halo, largest.width)
-            kept = min(tile + 2 * halo, largest.height) * largest.width * 12 * (visits + 1)
-            fixed = BASE_MEMORY + (source.area + canvas.passes[-1].source.area) * 12 + canvas.target.area * 7
-            return fixed + kept + seen * facts.bytes_per_pixel
-
-        grid = facts.factor * facts.stride
-        budget = self.machine.max_memory or int(free_memory() * RESERVE) + BASE_MEMORY
-        wanted = settings.tile or facts.tile
-        if settings.tile is None and facts.field is not None and max(largest) <= ONE_TILE * facts.tile:
-            wanted = -(-max(largest) // grid) * grid
-        tile = fit_tile(wanted, cost, budget, grid=grid, least=min(16 * grid, wanted))
-        batch = settings.batch or 1
-        tiles = sum(
-            -(-passage.padded.height * facts.factor // tile) * -(-passage.padded.width * facts.factor // tile)
-            for passage in canvas.passes
-        )
-        work = visits * sum(passage.padded.times(facts.factor).area for passage in canvas.passes)
-        return Plan(canvas, tile, batch, len(process.moments) if process else 0, tiles, cost(tile), work)
+        return make_plan(self.engine, self.machine, source, settings)
 
     @torch.inference_mode()
     def __call__(self, image: Any, *, progress: Callback | None = None, **values: Any) -> Result:
@@ -395,25 +226,13 @@ class Upscaler:
 
     def _blended(self, padded: Tensor, passage: Pass, number: int, settings: Any, plan: Plan, clock: _Clock) -> Rows:
         """For all other networks: the whole canvas moves at once, its tiles overlap and are blended."""
-        engine, facts = self.engine, self.facts
+        engine = self.engine
         noise: NoiseSource = SequentialNoise(getattr(settings, "seed", 0))
         conditioning = engine.condition(padded, passage, self.prepared(settings), settings, noise)
         if getattr(settings, "samples", 1) > 1:
             noise = SampledNoise(noise, settings.samples, settings.sample - 1)
         steps = engine.steps(settings)
-        output = passage.padded.times(passage.factor)
-        cells = Size(output.height // facts.grid, output.width // facts.grid)
-        tile = max(1, plan.tile // facts.grid)
-        asked = getattr(settings, "overlap", None)
-        overlap = min(tile // 2, (facts.overlap if asked is None else asked) // facts.grid)
-        tiling = Tiling(
-            tile=None if tile >= max(cells) else tile,
-            overlap=overlap,
-            batch=plan.batch,
-            weights=facts.weights,
-            placement=facts.placement,
-            fill=facts.fill,
-        )
+        cells, tiling = cells_of(engine, passage), plan.tiling(engine, passage, settings)
         if steps is None:
             return self._transformed(conditioning, cells, tiling, clock)
         reached, last = clock.done, None
@@ -428,7 +247,7 @@ class Upscaler:
             guidance_rescale=getattr(settings, "guidance_rescale", 0.0),
             adjust=engine.adjust(conditioning),
         ):
-            share = output.area * len(steps.moments) * last.done // last.total
+            share = passage.padded.times(passage.factor).area * len(steps.moments) * last.done // last.total
             clock.advance(reached + share - clock.done)
         assert last is not None
         assert last.state is not None
@@ -515,11 +334,6 @@ def _tensor(picture: Picture) -> Tensor:
     if picture.alpha is not None:
         colours = bleed(np.ascontiguousarray(colours), picture.alpha)
     return torch.from_numpy(np.array(colours.transpose(2, 0, 1), dtype=np.float32, order="C"))[None]
-
-
-def _full(samples: np.ndarray[Any, Any]) -> float:
-    """The value that stands for 1."""
-    return float(np.iinfo(samples.dtype).max) if samples.dtype.kind == "u" else 1.0
 
 
 class _Clock:

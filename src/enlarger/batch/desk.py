@@ -24,7 +24,8 @@ from enlarger.size import Size
 if TYPE_CHECKING:
     from enlarger.picture.picture import Picture
     from enlarger.picture.write import OutputPlan
-    from enlarger.upscaler import Callback, Result, Upscaler
+    from enlarger.result import Result
+    from enlarger.upscaler import Callback, Upscaler
 
 Watch = Callable[[int, Job], "AbstractContextManager[Callback]"]
 """Asked for a callback that shows how far one job is; its number counts from 1."""

@@ -12,7 +12,8 @@ from enlarger.batch.order import Order, Outcome
 from enlarger.size import Size
 
 if TYPE_CHECKING:
-    from enlarger.upscaler import Plan, Upscaler
+    from enlarger.planning import Plan
+    from enlarger.upscaler import Upscaler
 
 PROBE = 48
 """Pixels of either side of the picture that is enlarged to tell the time."""
