@@ -1,0 +1,1 @@
+"""Control pictures for ControlNets: edges and poses drawn here, depth and other maps by a model of the user's."""
