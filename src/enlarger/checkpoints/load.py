@@ -11,7 +11,10 @@ from enlarger.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
     from torch import Tensor, nn
+
+    from enlarger.checkpoints.tensors import LazyTensor
 
 SHIPPED = Path(__file__).parent / "shipped"
 """Models that are part of the package."""
@@ -65,15 +68,73 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
         ],
         "not finite": [key for key, value in weights.items() if not _finite(value)],
     }
+    _refuse(faults, name, module)
+    module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in weights.items()})
+
+
+def assign(
+    module: nn.Module, tensors: Mapping[str, LazyTensor], name: str, *, dtype: torch.dtype, device: torch.device | str
+) -> None:
+    """Make lazily read tensors the parameters of a module that was built without memory.
+
+    Args:
+        module: On the meta device. Names that start with `text_model.` there are found without it too.
+        tensors: Exactly the module's inventory.
+        name: The model's name, for errors.
+        dtype: Kind of number of its parameters; buffers of whole numbers keep theirs.
+        device: Where they go.
+
+    Raises:
+        ModelError: Missing, unexpected or wrongly shaped tensors, before anything is read; then those with
+            numbers that are not finite. All are named together.
+    """
+    import torch
+
+    wanted = {key.removeprefix("text_model."): key for key in module.state_dict()}
+    places = module.state_dict()
+    faults = {
+        "missing": [key for key in wanted if key not in tensors],
+        "unexpected": [key for key in tensors if key not in wanted],
+        "of the wrong shape": [
+            f"{key} ({tensors[key].shape}, not {tuple(places[place].shape)})"
+            for key, place in wanted.items()
+            if key in tensors and tensors[key].shape != tuple(places[place].shape)
+        ],
+    }
+    _refuse(faults, name, module)
+    read: dict[str, Tensor] = {}
+    faults = {"not finite": [], f"too large for {str(dtype).removeprefix('torch.')}": []}
+    for key, place in wanted.items():
+        lazy = tensors[key]
+        value = lazy.load(dtype if lazy.dtype.is_floating_point else None)
+        if not _finite(value):
+            before = _finite(lazy.read())
+            faults[list(faults)[1 if before else 0]].append(key)
+        read[place] = value.to(device)
+    _refuse(faults, name, module)
+    module.load_state_dict(read, strict=True, assign=True)
+    for key, buffer in module.named_buffers():
+        if buffer.is_meta:  # what no file holds: the numbers of the positions, 0, 1, 2, ...
+            assert key.endswith("position_ids"), key
+            owner = module.get_submodule(key.rpartition(".")[0])
+            owner.register_buffer(
+                "position_ids", torch.arange(buffer.shape[-1], device=device).expand(1, -1), persistent=False
+            )
+
+
+def _refuse(faults: Mapping[str, list[str]], name: str, module: nn.Module) -> None:
     found = {kind: names for kind, names in faults.items() if names}
     if found:
         listed = "; ".join(f"{kind}: {_some(names)}" for kind, names in found.items())
         raise ModelError(f"{name} does not fit {type(module).__name__}: {listed}")
-    module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in weights.items()})
 
 
 def _finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(value.isfinite().all())
+    """Whether all numbers are finite; two numbers are made of each tensor, not a mask of its size."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    low, high = value.aminmax() if value.itemsize > 1 else value.float().aminmax()
+    return bool(low.isfinite() and high.isfinite())
 
 
 def _some(names: list[str]) -> str:
