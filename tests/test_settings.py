@@ -131,3 +131,22 @@ def test_a_kind_is_told_from_the_default():
 def test_an_unknown_engine_names_the_near_one():
     with pytest.raises(SettingsError, match="did you mean pocket"):
         find("poket")
+
+
+@dataclass(frozen=True)
+class Several:
+    """A record with a setting that may be given several times."""
+
+    weights: tuple[float, ...] = setting((), "Weights.", kind="float", low=0, high=2, many=True)
+    frame: Size | None = setting(None, "A frame.", kind="size")  # noqa: RUF009
+
+
+def test_a_setting_may_have_several_values_each_by_the_rule():
+    assert build(Several, {"weights": ["0.5", 2]}, owner="x").weights == (0.5, 2.0)
+    assert build(Several, {"weights": 1}, owner="x").weights == (1.0,)
+    with pytest.raises(SettingsError, match="weights 3 is out of range: 0 to 2"):
+        build(Several, {"weights": (1, 3)}, owner="x")
+    record = build(Several, {"weights": (0.5, 1), "frame": "30x20"}, owner="x")
+    stored = json.loads(json.dumps(to_json(record)))
+    assert stored == {"weights": [0.5, 1.0], "frame": "30x20"}
+    assert build(Several, stored, owner="x") == record

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from enlarger.errors import SettingsError
@@ -39,6 +40,7 @@ class Rule:
         above: The value must be greater than this.
         choices: The only allowed values.
         convert: Turns a value of the kind into the one that is kept, or raises `SettingsError`.
+        many: Whether it may be given several times; then it is a tuple, of which each value follows the rule.
         flags: Short flags beside the long one made from the name.
         metavar: What stands for the value in --help.
         group: Heading in --help.
@@ -51,6 +53,7 @@ class Rule:
     above: float | None = None
     choices: tuple[Any, ...] = ()
     convert: Callable[[Any], Any] | None = None
+    many: bool = False
     flags: tuple[str, ...] = ()
     metavar: str | None = None
     group: str = "Engine"
@@ -66,18 +69,19 @@ def setting(
     above: float | None = None,
     choices: Iterable[Any] = (),
     convert: Callable[[Any], Any] | None = None,
+    many: bool = False,
     flags: Iterable[str] = (),
     metavar: str | None = None,
     group: str = "Engine",
 ) -> Any:
     """A field of a settings record (see `Rule` for the arguments).
 
-    `kind` is told from the default where that is possible; give it where the default is None.
+    `kind` is told from the default where that is possible; give it where the default is None or a tuple.
     """
     if kind is None:
         by_type: dict[type, Kind] = {bool: "bool", int: "int", float: "float", str: "text"}
         kind = by_type[type(default)]
-    rule = Rule(kind, help, low, high, above, tuple(choices), convert, tuple(flags), metavar, group)
+    rule = Rule(kind, help, low, high, above, tuple(choices), convert, many, tuple(flags), metavar, group)
     return field(default=default, metadata={"rule": rule})
 
 
@@ -170,11 +174,17 @@ class Loading:
     )  # fmt: skip
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise SettingsError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
+    return name
+
+
 @dataclass(frozen=True)
 class Machine(Loading):
     """Where and how a network is loaded; for every engine that has one."""
 
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE", group="Machine")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", convert=_device, metavar="DEVICE", group="Machine")
     dtype: str = setting(
         "auto", "Numbers in the networks.", choices=("auto", "float32", "float16", "bfloat16"), group="Machine"
     )
@@ -300,6 +310,9 @@ def check(name: str, value: Any, rule: Rule) -> Any:
     Raises:
         SettingsError: Wrong type or out of range; names the setting, the value and what is allowed.
     """
+    if rule.many:
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        return tuple(check(name, each, replace(rule, many=False)) for each in values)
     value = _convert(name, value, rule)
     if rule.convert is not None:
         value = rule.convert(value)
@@ -452,7 +465,9 @@ _CONVERTERS = {
 def to_json(record: Any) -> dict[str, Any]:
     """The settings as plain JSON values; `build` on the result's items gives the same record again."""
     plain = asdict(record)
-    for name, value in plain.items():
-        if isinstance(value, (list, tuple)) and len(value) == 2 and name == "size":
-            plain[name] = str(Size(*value))
+    for name, rule in rules(type(record)).items():
+        if rule.many:
+            plain[name] = list(plain[name])
+        elif rule.kind == "size" and plain[name] is not None:
+            plain[name] = str(Size(*plain[name]))
     return plain

@@ -13,10 +13,10 @@ from typing import Any
 
 from enlarger.engines.catalog import Listing, find, listings
 from enlarger.errors import SettingsError
-from enlarger.settings import Rule, allowed, build, check, defaults, flag, rules
+from enlarger.settings import Machine, Rule, allowed, build, check, defaults, flag, rules
 from enlarger.size import MAX_SIDE
 
-GROUPS = ("Size", "Engine", "Tiles", "Machine", "Input", "Output")
+GROUPS = ("Size", "Engine", "Prompt", "Control", "Tiles", "Model", "Machine", "Input", "Output")
 """Headings of `--help`, in order."""
 
 
@@ -45,6 +45,21 @@ class _Keep(argparse.Action):
         namespace.settings = {**given, self.dest: value}
 
 
+class _Gather(_Keep):
+    """Keeps all values of a setting that may be given several times."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Add one more."""
+        earlier = (getattr(namespace, "settings", None) or {}).get(self.dest, ())
+        super().__call__(parser, namespace, (*earlier, values), option_string)
+
+
 def add_settings(parser: argparse.ArgumentParser, *records: type) -> dict[str, argparse._ArgumentGroup]:
     """Declare a flag for every setting of every engine, of loading one, and of further records.
 
@@ -57,10 +72,16 @@ def add_settings(parser: argparse.ArgumentParser, *records: type) -> dict[str, a
     for engine, record in [*every, *(("", record) for record in records)]:
         for name, rule in rules(record).items():
             uses.setdefault(name, []).append(_Use(engine, rule, defaults(record).get(name)))
-    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    titles = {rule.group for found in uses.values() for rule in (found[0].rule,)} | {"Output"}
+    groups = {title: parser.add_argument_group(title) for title in sorted(titles, key=_place_of_group)}
     for name, found in uses.items():
         _add_flag(groups[found[0].rule.group], name, found)
     return groups
+
+
+def _place_of_group(title: str) -> tuple[int, str]:
+    """In the order of `GROUPS`; what a plug-in adds comes last."""
+    return GROUPS.index(title) if title in GROUPS else len(GROUPS), title
 
 
 def split(engine: str, given: Mapping[str, Any]) -> tuple[Listing, dict[str, Any], Any, dict[str, Any]]:
@@ -88,6 +109,32 @@ def split(engine: str, given: Mapping[str, Any]) -> tuple[Listing, dict[str, Any
     run, record = _built(facts.settings, run, owner)
     load, _ = _built(facts.machine, load, owner)
     return listing, run, record, load
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of loading for commands that name several engines; see `machine_of`."""
+    parser.set_defaults(settings={})
+    group = parser.add_argument_group("Machine")
+    for name, rule in rules(Machine).items():
+        _add_flag(group, name, [_Use("", rule, defaults(Machine).get(name))])
+
+
+def machine_of(engines: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of loading that were given, checked; each engine then takes those that it has.
+
+    Args:
+        engines: Names of those that will be loaded.
+        given: Name -> text, as `add_machine` keeps them.
+
+    Raises:
+        SettingsError: A value out of range, or a setting that none of them has.
+    """
+    checked = {name: check(name, text, rules(Machine)[name]) for name, text in given.items()}
+    for name in checked:
+        if not any(name in rules(find(engine).facts.machine) for engine in engines):
+            several = " and ".join(dict.fromkeys(engines)) or "finished results"
+            raise SettingsError(f"{flag(name)} changes nothing for {several}: leave it out")
+    return checked
 
 
 def take(record: type, given: dict[str, Any]) -> Any:
@@ -119,7 +166,7 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, uses: list[_Use]) -> No
         group.add_argument(*names, dest=name, action=_Keep, nargs=0, help=_help(uses))
         return
     metavar = rule.metavar or ("N" if rule.kind == "int" else name.upper())
-    group.add_argument(*names, dest=name, action=_Keep, metavar=metavar, help=_help(uses))
+    group.add_argument(*names, dest=name, action=_Gather if rule.many else _Keep, metavar=metavar, help=_help(uses))
 
 
 def _help(uses: list[_Use]) -> str:
