@@ -1,0 +1,101 @@
+"""Tiny random Stable Diffusion models in memory: real structure, narrow, seeded; as a pipeline's `components`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed (the extra 'diffusers')")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (the extra 'diffusers')")
+logging.getLogger("diffusers").setLevel(logging.ERROR)
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+CONTEXT = 32
+"""Width of the text encoders."""
+
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def tokenizer(folder: Path, pad: str = "!") -> Any:
+    """A true CLIP tokenizer without merges: every byte is a token."""
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = sorted({chr(code) for code in range(33, 127)} | {chr(code) for code in range(161, 256)})
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return transformers.CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token=pad, model_max_length=77
+    )
+
+
+def text_encoder(words: int, seed: int = 0, width: int = CONTEXT) -> Any:
+    """A CLIP text encoder of three layers."""
+    torch.manual_seed(seed)
+    config = transformers.CLIPTextConfig(
+        vocab_size=words, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3, num_attention_heads=2,
+        hidden_act="gelu", projection_dim=16, bos_token_id=words - 2, eos_token_id=words - 1,
+        initializer_factor=8.0,  # so that words differ clearly
+    )  # fmt: skip
+    return transformers.CLIPTextModel(config).eval()
+
+
+def unet(seed: int = 1, **changes: Any) -> Any:
+    """A UNet of four levels."""
+    torch.manual_seed(seed)
+    kinds = {
+        "down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
+        "up_block_types": (*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"),
+    }
+    return diffusers.UNet2DConditionModel(
+        **{
+            **kinds,
+            "block_out_channels": (8, 16, 16, 24),
+            "norm_num_groups": 4,
+            "attention_head_dim": 2,
+            "cross_attention_dim": CONTEXT,
+            "use_linear_projection": True,
+            "layers_per_block": 1,
+            "sample_size": 16,
+            **changes,
+        }
+    ).eval()
+
+
+def vae(levels: int, scaling: float, seed: int = 2) -> Any:
+    """An autoencoder of factor 2 ** (levels - 1)."""
+    torch.manual_seed(seed)
+    return diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(8, *[16] * (levels - 1)), norm_num_groups=4, latent_channels=4, layers_per_block=1,
+        scaling_factor=scaling, sample_size=64,
+    ).eval()  # fmt: skip
+
+
+def x4(folder: Path) -> dict[str, Any]:
+    """The parts of a StableDiffusionUpscalePipeline."""
+    words = tokenizer(folder / "tokenizer")
+    only_cross = (True, True, True, False)
+    return {
+        "vae": vae(3, 0.08333),
+        "unet": unet(in_channels=7, num_class_embeds=1000, only_cross_attention=only_cross),
+        "text_encoder": text_encoder(len(words)),
+        "tokenizer": words,
+        "scheduler": diffusers.DDIMScheduler(**SCHEDULER, prediction_type="v_prediction"),
+        "low_res_scheduler": diffusers.DDPMScheduler(
+            num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="scaled_linear"
+        ),
+    }
