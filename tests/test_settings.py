@@ -144,7 +144,7 @@ class Several:
 def test_a_setting_may_have_several_values_each_by_the_rule():
     assert build(Several, {"weights": ["0.5", 2]}, owner="x").weights == (0.5, 2.0)
     assert build(Several, {"weights": 1}, owner="x").weights == (1.0,)
-    with pytest.raises(SettingsError, match="weights 3 is out of range: 0 to 2"):
+    with pytest.raises(SettingsError, match="weights 3.0 is out of range: 0 to 2"):
         build(Several, {"weights": (1, 3)}, owner="x")
     record = build(Several, {"weights": (0.5, 1), "frame": "30x20"}, owner="x")
     stored = json.loads(json.dumps(to_json(record)))
