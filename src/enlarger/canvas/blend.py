@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record")
 
-Weights = Literal["cosine", "gaussian"]
-"""`cosine`: flat, with a raised cosine over the overlap. `gaussian`: StableSR's and Mixture of Diffusers' bell."""
+Weights = Literal["cosine", "gaussian", "gaussian-original", "flat"]
+"""`cosine`: flat, with a raised cosine over the overlap. `gaussian`: StableSR's and Mixture of Diffusers' bell.
+`gaussian-original`: the same as StableSR's code has it, half a cell lower than the middle. `flat`: a plain average."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Tiling:
     smallest: int = 16
 
     def plan(self, size: Size) -> list[Tile]:
-        """Tiles of one size that cover the canvas, row by row.
+        """Tiles of one size that cover the canvas, row by row (by columns: see `Placement`).
 
         Raises:
             ValueError: The overlap is not below the tile.
@@ -130,11 +131,18 @@ class Tiling:
         if self.tile is None:
             return [Tile(0, 0, size.height, size.width)]
         height, width = (self.tile if self.fill else min(self.tile, side) for side in size)
-        return [
-            Tile(top, left, height, width)
-            for top in blended_starts(size.height, self.tile, self.overlap, self.placement)
-            for left in blended_starts(size.width, self.tile, self.overlap, self.placement)
-        ]
+        tops = blended_starts(size.height, self.tile, self.overlap, self.placement)
+        lefts = blended_starts(size.width, self.tile, self.overlap, self.placement)
+        if self.placement == "columns":
+            return [Tile(top, left, height, width) for left in lefts for top in tops]
+        return [Tile(top, left, height, width) for top in tops for left in lefts]
+
+    def group(self, tiles: Sequence[Tile], start: int) -> list[Tile]:
+        """The tiles from `start` on that go into one forward pass."""
+        group = list(tiles[start : start + self.batch])
+        if self.placement == "columns":
+            return [tile for tile in group if tile.left == group[0].left]
+        return group
 
     def smaller(self, size: Size) -> Tiling | None:
         """What to try when memory ran out: half the batch, then half the tile; None at the smallest tile."""
@@ -195,11 +203,22 @@ def axis_weights(starts: Sequence[int], tile: int, shape: Weights) -> Tensor:
     if len(starts) == 1:
         return torch.ones(1, tile)
     overlap = tile - max(later - earlier for earlier, later in itertools.pairwise(starts))
-    profile = gaussian(tile) if shape == "gaussian" else cosine(tile, overlap)
+    profile = _profile(tile, overlap, shape)
     total = torch.zeros(starts[-1] + tile, dtype=torch.float64)
     for start in starts:
         total[start : start + tile] += profile
     return torch.stack([profile / total[start : start + tile] for start in starts]).float()
+
+
+def _profile(tile: int, overlap: int, shape: Weights) -> Tensor:
+    """A tile's weight along one axis, (tile,), float64, not normalised."""
+    import torch
+
+    if shape == "flat":
+        return torch.ones(tile, dtype=torch.float64)
+    if shape == "cosine":
+        return cosine(tile, overlap)
+    return gaussian(tile, tile / 2 if shape == "gaussian-original" else None)
 
 
 class Blend:
@@ -227,7 +246,8 @@ class Blend:
         if not self._single:
             height, width = (ratio * side for side in tiles[0].size)
             rows = axis_weights([ratio * top for top in tops], height, weights)
-            columns = axis_weights([ratio * left for left in lefts], width, weights)
+            across: Weights = "gaussian" if weights == "gaussian-original" else weights
+            columns = axis_weights([ratio * left for left in lefts], width, across)
             self._rows = dict(zip(tops, rows, strict=True))
             self._columns = dict(zip(lefts, columns, strict=True))
 

@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 
 from enlarger.size import Size
 
-Placement = Literal["even", "flush"]
-"""`even`: all overlaps alike. `flush`: fixed stride, the last tile moved back to the border (StableSR)."""
+Placement = Literal["even", "flush", "columns"]
+"""`even`: all overlaps alike. `flush`: fixed stride, the last tile moved back to the border (StableSR). `columns`: as
+`flush`, column after column, and no forward pass spans two of them (the original's order; no result depends on it)."""
 
 
 class Tile(NamedTuple):

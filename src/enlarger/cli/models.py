@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{'':<12} {record['status']}; {factor}{licence}")
         print(f"{'':<12} settings: {', '.join(record['settings'])}")
         for name, values in record["presets"].items():
-            print(f"{'':<12} preset {name}: {', '.join(f'{key} {value:g}' for key, value in values.items())}")
+            told = (f"{key} {value if isinstance(value, str) else format(value, 'g')}" for key, value in values.items())
+            print(f"{'':<12} preset {name}: {', '.join(told)}")
     return 0
 
 

@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from enlarger.engines.engine import Facts
-from enlarger.engines.settings import ModelMachine, X4Settings
+from enlarger.engines.settings import Img2ImgSettings, ModelMachine, StableSRMachine, StableSRSettings, X4Settings
 from enlarger.errors import ModelError, SettingsError
 from enlarger.settings import Loading, Machine, SeededSettings, TiledSettings, consistency, rules, setting
 
@@ -121,11 +121,51 @@ X4 = Facts(
     links=("https://huggingface.co/stabilityai/stable-diffusion-x4-upscaler",),
 )
 
+STABLESR = Facts(
+    name="stablesr",
+    summary="Your StableSR model: Stable Diffusion 2.1 as a restorer of photographs; slow, best at real damage.",
+    settings=StableSRSettings,
+    machine=StableSRMachine,
+    factor=1,
+    at_target=True,
+    grid=8,
+    stride=8,
+    padding="reflect",
+    tile=512,
+    overlap=256,
+    fill=True,
+    bytes_per_pixel=6000,
+    needs_model=True,
+    extra="diffusers",
+    links=("https://arxiv.org/abs/2305.07015", "https://huggingface.co/Iceclear/StableSR"),
+)
+
+IMG2IMG = Facts(
+    name="img2img",
+    summary="Your Stable Diffusion 1.5, 2.x or XL model: enlarged first, then new detail by a prompt.",
+    settings=Img2ImgSettings,
+    machine=ModelMachine,
+    factor=1,
+    at_target=True,
+    enlargement="lanczos",
+    default_scale=2.0,
+    grid=8,
+    stride=8,
+    tile=768,  # half as much again as the loaded model was trained on
+    overlap=128,
+    bytes_per_pixel=2500,
+    needs_model=True,
+    extra="diffusers",
+    links=("https://arxiv.org/abs/2108.01073",),
+)
+
 BUILT_IN = (
     Listing(INTERPOLATE, "enlarger.engines.interpolate:Interpolate"),
     Listing(POCKET, "enlarger.engines.pocket:Pocket"),
     Listing(GAN, "enlarger.engines.gan:Gan"),
     Listing(X4, "enlarger.engines.x4:X4Upscaler"),
+    Listing(IMG2IMG, "enlarger.engines.img2img:Img2Img"),
+    Listing(STABLESR, "enlarger.engines.stablesr:StableSR"),
 )
 
 

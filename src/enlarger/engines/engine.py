@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from enlarger.canvas.blend import Plane
+    from enlarger.canvas.blend import Plane, Weights
     from enlarger.canvas.geometry import Pass
     from enlarger.canvas.noise import NoiseSource
     from enlarger.sampling.steps import Adjust, Moment, Steps
@@ -73,7 +73,7 @@ class Facts:
     decode_field: int = 0
     tile: int = 512
     overlap: int = 64
-    weights: Literal["cosine", "gaussian"] = "cosine"
+    weights: Weights = "cosine"
     placement: Placement = "even"
     fill: bool = False
     prediction: str = ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from enlarger.errors import SettingsError
 from enlarger.sampling import names
 from enlarger.settings import Machine, SeededSettings, consistency, setting
+from enlarger.size import Size
 
 
 @dataclass(frozen=True)
@@ -108,3 +111,199 @@ class X4Settings(PromptedSettings):
         20, "Noise added to the input, 0 to 350: the more, the more is invented.", low=0, high=350, metavar="N"
     )
     consistency: float = consistency(1.0)
+
+
+@dataclass(frozen=True)
+class StableSRMachine(ModelMachine):
+    """How StableSR is loaded."""
+
+    cfw: str | None = setting(
+        None, "CFW file (vqgan_cfw_00011.ckpt): a decoder that sees the input again.", kind="text", metavar="FILE",
+        group="Model",
+    )  # fmt: skip
+    base: str | None = setting(
+        None, "Stable Diffusion 2.x file or folder, for a model that holds StableSR's own modules only.", kind="text",
+        metavar="MODEL", group="Model",
+    )  # fmt: skip
+    prediction: str | None = setting(
+        None, "What the network predicts; default: as a file beside the model, its digest or its name says.",
+        kind="text", choices=("epsilon", "v_prediction"), group="Model",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StableSRSettings(SeededSettings):
+    """What `stablesr` may be told."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "faithful": {"steps": 200, "cfw_weight": 1.0, "start": "lr"},
+        "balanced": {"steps": 50, "start": "lr"},
+        "vivid": {"steps": 200, "cfw_weight": 0.0, "start": "noise"},
+        "turbo": {"steps": 4, "start": "lr"},
+        "768v": {"steps": 200, "cfw_weight": 0.0, "start": "lr", "tile": 768, "overlap": 384},
+    }
+
+    preset: str | None = setting(
+        None, "Steps, CFW weight and start at once (768v: the tile too); single options win over it.", kind="text",
+        choices=tuple(presets),
+    )  # fmt: skip
+    steps: int = setting(50, "Denoising steps: 200 as published, 4 with the turbo model.", low=1, high=1000)
+    scheduler: str = setting("ddpm", "ddpm as published, or ddim.", choices=("ddpm", "ddim"))
+    eta: float = setting(0.0, "Share of fresh noise in each step; scheduler ddim only.", low=0, high=1, metavar="F")
+    start: str = setting(
+        "lr", "From the input's latent, noised (steadier colours), or from pure noise (more detail).",
+        choices=("lr", "noise"),
+    )  # fmt: skip
+    strength: float | None = setting(
+        None, "Share of the steps that is run, the last ones; the less, the nearer to the input.", kind="float",
+        above=0, high=1, metavar="F",
+    )  # fmt: skip
+    cfw_weight: float | None = setting(
+        None, "How much the decoder sees of the input, 0 (creative) to 1 (faithful); default 0.5 with a CFW file.",
+        kind="float", low=0, high=1, metavar="F",
+    )  # fmt: skip
+    color_fix: str = setting(
+        "wavelet", "Bring the colours back to the input's: their statistics (adain), or all but the detail (wavelet).",
+        choices=("none", "adain", "wavelet"),
+    )  # fmt: skip
+    prompt: str = setting(
+        "", "What the picture shows, in words; every character counts as text.", flags=("-p",), metavar="TEXT",
+        group="Prompt",
+    )  # fmt: skip
+    negative_prompt: str = setting(
+        "", "What it must not show; used while the guidance scale is above 1.", metavar="TEXT", group="Prompt"
+    )
+    guidance_scale: float = setting(
+        1.0, "How much the prompts count; 1 or below is no guidance and half the work.", low=0, high=100, metavar="F",
+        group="Prompt",
+    )  # fmt: skip
+    guidance_rescale: float = setting(
+        0.0, "Take back the overexposure of strong guidance, 0 to 1.", low=0, high=1, metavar="F", group="Prompt"
+    )
+    overlap: int | None = setting(
+        None, "Output pixels that neighbouring tiles share; at most half a tile.", kind="int", low=0, high=8192,
+        metavar="N", group="Tiles",
+    )  # fmt: skip
+    reference: str | None = setting(
+        None, "A picture of the same scene that the result is pulled to, such as a restored face.", kind="text",
+        metavar="PICTURE",
+    )  # fmt: skip
+    reference_strength: float = setting(1.0, "How far, 0 to 1.", low=0, high=1, metavar="F")
+    reference_until: int = setting(
+        45, "Down to this of the training's 1000 timesteps; below it the model is free.", low=0, high=999, metavar="N"
+    )
+    compatibility: str = setting(
+        "none", "original: with the original scripts' rounding, padding, weights and DDIM table, to compare with them.",
+        choices=("none", "original"),
+    )  # fmt: skip
+
+    @property
+    def guided(self) -> bool:
+        """Whether the network runs with the negative prompt, too."""
+        return self.guidance_scale > 1
+
+    @property
+    def original(self) -> bool:
+        """Whether the original scripts' ways are wanted."""
+        return self.compatibility == "original"
+
+    def verify(self) -> None:
+        """See `SizeSettings.verify`."""
+        super().verify()
+        if self.eta and self.scheduler != "ddim":
+            raise SettingsError(f"eta {self.eta:g} is for scheduler ddim; ddpm has noise of its own")
+        if self.start == "noise" and self.strength is not None and self.strength < 1:
+            raise SettingsError(f"strength {self.strength:g} starts from the input: it cannot go with start noise")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of the result with a prompt of its own, in output pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    prompt: str
+
+
+def read_region(text: str) -> Region:
+    """A region as it is written: X,Y,W,H:PROMPT.
+
+    Raises:
+        SettingsError: Not written so, or an empty rectangle.
+    """
+    found = re.fullmatch(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*:(.*)", text, re.DOTALL)
+    if found is None:
+        raise SettingsError(f"region {text[:40]!r} is not X,Y,W,H:PROMPT, such as 0,0,512,300:a cloudy sky")
+    left, top, width, height = map(int, found.groups()[:4])
+    if not width or not height:
+        raise SettingsError(f"region {text[:40]!r} is empty: its width and height must be above 0")
+    return Region(left, top, width, height, found.group(5).strip())
+
+
+def _region(text: str) -> str:
+    read_region(text)
+    return text
+
+
+QUALITY = "best quality, highly detailed, sharp focus"
+"""Words that tutorials put before a prompt."""
+
+FLAWS = "blur, lowres, worst quality, low quality, jpeg artifacts"
+"""Words that tutorials put into a negative prompt."""
+
+
+@dataclass(frozen=True)
+class ImagineSettings(PromptedSettings):
+    """What every engine on a text-to-image model may be told."""
+
+    quality_words: str = setting("", "Words put before the prompt; some presets set them.", metavar="TEXT", group="Prompt")
+    region: tuple[str, ...] = setting(
+        (), "Another prompt for a rectangle of the result in pixels, with soft edges; may be given several times.",
+        kind="text", many=True, convert=_region, metavar="X,Y,W,H:PROMPT", group="Prompt",
+    )  # fmt: skip
+    original_size: Size | None = setting(  # noqa: RUF009
+        None, "Size that an SDXL model is told the picture had; default: the result's.", kind="size", metavar="WxH",
+        group="Prompt",
+    )  # fmt: skip
+    target_size: Size | None = setting(  # noqa: RUF009
+        None, "Size that an SDXL model is told to fill; default: the result's, or a tile's.", kind="size", metavar="WxH",
+        group="Prompt",
+    )  # fmt: skip
+    crop_left: int = setting(
+        0, "Pixels that an SDXL model is told were cut off at the left.", low=0, high=8192, metavar="N", group="Prompt"
+    )
+    crop_top: int = setting(
+        0, "Pixels that an SDXL model is told were cut off at the top.", low=0, high=8192, metavar="N", group="Prompt"
+    )
+
+    @property
+    def whole_prompt(self) -> str:
+        """The prompt with its quality words before it."""
+        return ", ".join(part for part in (self.quality_words, self.prompt) if part)
+
+
+@dataclass(frozen=True)
+class Img2ImgSettings(ImagineSettings):
+    """What `img2img` may be told."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "faithful": {"strength": 0.2, "guidance_scale": 5.0},
+        "balanced": {"strength": 0.3, "guidance_scale": 7.5},
+        "vivid": {"strength": 0.45, "guidance_scale": 8.0, "quality_words": QUALITY, "negative_prompt": FLAWS},
+        "turbo": {"steps": 4, "strength": 0.5, "guidance_scale": 1.0},
+    }
+
+    preset: str | None = setting(
+        None, "Strength, guidance and words at once (turbo: for few-step models); single options win over it.",
+        kind="text", choices=tuple(presets),
+    )  # fmt: skip
+    steps: int = setting(50, "Denoising steps: more are finer and take longer.", low=1, high=1000)
+    strength: float = setting(
+        0.3, "Share of the steps that is run, the last ones; the less, the nearer to the input.", low=0, high=1,
+        metavar="F",
+    )  # fmt: skip
+    rounds: int = setting(
+        1, "Growing step by step to the target, each size made anew.", low=1, high=8, metavar="N"
+    )

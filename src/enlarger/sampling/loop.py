@@ -123,7 +123,7 @@ def denoise(
         predicted = 0
         scaled = state
         while predicted < len(tiles):
-            group = tiles[predicted : predicted + tiling.batch]
+            group = tiling.group(tiles, predicted)
             following: Tensor | None = None
             clean: Tensor | None = None
             # The mode is entered anew for each forward pass: a generator must not leave it on while it waits.

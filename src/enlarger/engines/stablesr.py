@@ -1,0 +1,404 @@
+"""StableSR: Stable Diffusion 2.1 as a restorer, told of the picture at every step (Wang et al. 2024, arXiv 2305.07015).
+
+The input is enlarged to the target's size and encoded. A time-aware encoder turns that latent into maps, at every step
+anew, which modulate every residual block of the UNet; the UNet's own input is the noisy latent alone. After the last
+step a decoder makes pixels, with features of the enlarged input fused in as far as `cfw_weight` says.
+
+Written from the paper and a specification of the published checkpoints; the original code was not used. The weights
+are under the S-Lab License 1.0, which forbids commercial use, and are the user's to bring.
+
+Order of draws: with compatibility "original" the posterior's noise (1, 4, h, w); the start; then what the process asks
+for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from enlarger.canvas.blend import Plane
+from enlarger.checkpoints.load import digest
+from enlarger.checkpoints.stablesr import AUTOENCODER, TextNames, cfw_kind, leftover, model_kind
+from enlarger.checkpoints.tensors import LazyTensor, open_tensors
+from enlarger.engines import stablesr_parts as parts
+from enlarger.engines.catalog import STABLESR
+from enlarger.engines.device import pick_device, pick_dtype
+from enlarger.engines.engine import Conditioning, Engine, Loaded, Prediction
+from enlarger.engines.stablesr_parts import Description, Inventory
+from enlarger.errors import ModelError, SettingsError
+from enlarger.networks.cfw import Wrapping
+from enlarger.networks.spade import maps
+from enlarger.networks.time_aware_encoder import TimeAwareEncoder
+from enlarger.sampling.respaced import RespacedDDIM, RespacedDDPM, training_chain
+from enlarger.sampling.steps import Adjust, Moment
+
+if TYPE_CHECKING:
+    from enlarger.canvas.geometry import Pass
+    from enlarger.canvas.noise import NoiseSource
+    from enlarger.engines.settings import StableSRMachine, StableSRSettings
+
+PROBE = 0.5
+"""How alike a prediction from pure noise is to that noise, at least, if the network predicts noise: 0.99 is usual, and
+near 0 for v (the expectation of v is 0 there)."""
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """What the UNet is told in words.
+
+    Attributes:
+        positive: (1, 77, C).
+        negative: The same while guidance is on.
+    """
+
+    positive: Tensor
+    negative: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StableSRConditioning(Conditioning):
+    """What a prediction looks at.
+
+    Attributes:
+        latent: Of the input enlarged to the target's size, times the latent scale, (1, 4, h, w).
+        contexts: The prompts.
+        start: Whether the process starts from that latent, noised; else from pure noise.
+        cfw_weight: How much of the encoder's features is fused in, 0 to 1.
+        original: Whether the original scripts' rounding and colour fix are wanted.
+        color_fix: For `original`: which colour fix.
+        reference: A latent (1, 4, h, w) that the clean estimate is pulled to, or None.
+        reference_strength: How far, 0 to 1.
+        reference_until: Down to this timestep.
+    """
+
+    latent: Plane
+    contexts: Contexts
+    start: bool = True
+    cfw_weight: float = 0.0
+    original: bool = False
+    color_fix: str = "none"
+    reference: Tensor | None = None
+    reference_strength: float = 1.0
+    reference_until: float = 0.0
+
+
+class StableSR(Engine):
+    """See `engines.engine.Engine`.
+
+    Attributes:
+        description: Sizes of the networks.
+        prediction: What the UNet predicts, "epsilon" or "v_prediction".
+        remarks: What was decided while loading, for the user.
+        unet: Diffusers' UNet with the modulation.
+        encoder: The time-aware encoder.
+        autoencoder: Diffusers' autoencoder, float32: CFW's own where one is given.
+        text: The text tower.
+        wrapping: CFW's fusion layers, float32, or None.
+    """
+
+    facts = STABLESR
+
+    def __init__(
+        self,
+        description: Description,
+        *,
+        unet: nn.Module,
+        encoder: TimeAwareEncoder,
+        autoencoder: nn.Module,
+        text: nn.Module,
+        wrapping: Wrapping | None = None,
+        prediction: str = "epsilon",
+        native: int = 512,
+        remarks: tuple[str, ...] = (),
+    ) -> None:
+        self.description = description
+        self.unet: Any = unet
+        self.encoder = encoder
+        self.autoencoder: Any = autoencoder
+        self.text: Any = text
+        self.wrapping = wrapping
+        self.prediction = prediction
+        self.remarks = remarks
+        parameter = next(unet.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        self.chain = training_chain(*description.betas)
+        grid = description.autoencoder.factor
+        self.facts = dataclasses.replace(
+            STABLESR, grid=grid, stride=grid, tile=native, overlap=native // 2, prediction=prediction
+        )
+
+    @classmethod
+    def load(cls, model: str | None, machine: Any, components: Mapping[str, Any] | None = None) -> Engine:
+        """See `Engine.load`; `model` is a published StableSR file, or a safetensors file made from one."""
+        if components:
+            raise ModelError("engine stablesr has no parts to take from memory: name a file with --model FILE")
+        if model is None:
+            raise ModelError(
+                "engine stablesr ships no weights: name a StableSR checkpoint, such as stablesr_000117.ckpt, "
+                "with --model FILE (S-Lab License 1.0, non-commercial: huggingface.co/Iceclear/StableSR)"
+            )
+        return load(Path(model), machine)
+
+    def prepare(self, settings: StableSRSettings) -> Contexts:
+        """See `Engine.prepare`: the encoded prompts, the negative one only while guidance is on."""
+        positive = self.context(settings.prompt)
+        return Contexts(positive, self.context(settings.negative_prompt) if settings.guided else None)
+
+    def context(self, prompt: str) -> Tensor:
+        """A prompt for the UNet, (1, 77, C); every character counts as text, and what is too long is cut."""
+        shape = self.description.text
+        inner: list[int] = []
+        if prompt.strip():
+            inner = list(tokenized(prompt, shape))[: shape.length - 2]
+        ids = [shape.start, *inner, shape.end]
+        return self.encode_ids(torch.tensor([ids + [shape.pad] * (shape.length - len(ids))]))
+
+    @torch.inference_mode()
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        """What the penultimate block makes of token ids (B, 77), normed; (B, 77, C)."""
+        context: Tensor = self.text(ids.to(self.device)).last_hidden_state
+        return context
+
+    def steps(self, settings: StableSRSettings) -> RespacedDDPM | RespacedDDIM:
+        """See `Engine.steps`."""
+        if settings.scheduler == "ddim":
+            return RespacedDDIM(
+                settings.steps,
+                prediction=self.prediction,
+                eta=settings.eta,
+                strength=settings.strength,
+                published=settings.original,
+                chain=self.chain,
+            )
+        return RespacedDDPM(settings.steps, prediction=self.prediction, strength=settings.strength, chain=self.chain)
+
+    def state_channels(self) -> int:
+        """See `Engine.state_channels`."""
+        return self.description.unet.inputs
+
+    def condition(
+        self, source: Tensor, passage: Pass, prepared: Contexts, settings: StableSRSettings, noise: NoiseSource
+    ) -> StableSRConditioning:
+        """See `Engine.condition`: the picture's latent, the posterior's mean."""
+        return StableSRConditioning(
+            Plane(source, self.facts.grid),
+            Plane(self.encode(source, noise if settings.original else None)),
+            prepared,
+            start=settings.start == "lr",
+            cfw_weight=self.cfw_weight(settings),
+            original=settings.original,
+            color_fix=settings.color_fix,
+            remarks=self.remarks,
+        )
+
+    def cfw_weight(self, settings: StableSRSettings) -> float:
+        """How much CFW counts: what is asked for, or 0.5 where there is a CFW file and 0 where there is none.
+
+        Raises:
+            SettingsError: It is asked for and there is no CFW file.
+        """
+        if self.wrapping is not None:
+            return 0.5 if settings.cfw_weight is None else settings.cfw_weight
+        if settings.cfw_weight:
+            raise SettingsError(
+                f"cfw_weight {settings.cfw_weight:g} needs a CFW file, such as vqgan_cfw_00011.ckpt: name it with --cfw"
+            )
+        return 0.0
+
+    @torch.inference_mode()
+    def encode(self, source: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        """A picture's latent times the latent scale, (1, 4, h, w): the posterior's mean, or with `noise` a sample."""
+        moments = self.moments(source.to(self.device) * 2 - 1)
+        mean, log_variance = moments.chunk(2, 1)
+        if noise is not None:
+            deviation = (0.5 * log_variance.clamp(-30, 20)).exp()
+            mean = mean + deviation * noise.draw(mean.shape).to(self.device)
+        return mean * self.description.latent_scale
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Mean and logarithm of the variance of the posterior, (1, 8, h, w), of pixels in -1..1."""
+        made: Tensor = self.autoencoder.quant_conv(self.autoencoder.encoder(pixels.float()))
+        return made
+
+    def latent(self, conditioning: Conditioning) -> Tensor | None:
+        """See `Engine.latent`."""
+        assert isinstance(conditioning, StableSRConditioning)
+        return conditioning.latent.tensor if conditioning.start else None
+
+    def adjust(self, conditioning: Conditioning) -> Adjust | None:
+        """See `Engine.adjust`: towards the reference."""
+        assert isinstance(conditioning, StableSRConditioning)
+        if conditioning.reference is None:
+            return None
+        return toward(conditioning.reference, conditioning.reference_strength, until=conditioning.reference_until)
+
+    def predict(self, noisy: Tensor, moment: Moment, conditioning: Conditioning) -> Prediction:
+        """See `Engine.predict`; the encoder sees the tile alone, as it was trained."""
+        assert isinstance(conditioning, StableSRConditioning)
+        count = len(noisy)
+        latent = conditioning.latent.tensor.to(self.device, self.dtype)
+        timestep = torch.full((count,), round(moment.timestep), device=self.device)
+        contexts = conditioning.contexts
+        both = [contexts.positive] if contexts.negative is None else [contexts.negative, contexts.positive]
+        context = torch.cat([one.to(self.device, self.dtype).expand(count, -1, -1) for one in both])
+        seen = noisy.to(self.device, self.dtype).repeat(len(both), 1, 1, 1)
+        told = self.encoder(latent, timestep)
+        with maps(told):
+            output = self.unet(seen, timestep.repeat(len(both)), encoder_hidden_states=context, return_dict=False)[
+                0
+            ].float()
+        if contexts.negative is None:
+            return Prediction(output)
+        unconditional, conditional = output.chunk(2)
+        return Prediction(conditional, unconditional)
+
+    def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
+        """See `Engine.decode`."""
+        assert isinstance(conditioning, StableSRConditioning)
+        features: Mapping[int, Tensor] = {}
+        if conditioning.cfw_weight:
+            features = self.features(conditioning.source.tensor.to(self.device) * 2 - 1)
+        unscaled = latent.float() / self.description.latent_scale
+        return self.decoded(unscaled, features, conditioning.cfw_weight) / 2 + 0.5
+
+    def features(self, pixels: Tensor) -> Mapping[int, Tensor]:
+        """The encoder's features that CFW fuses in, by level, (1, C, H / 2^level, W / 2^level); of pixels in -1..1."""
+        assert self.wrapping is not None
+        found: dict[int, Tensor] = {}
+        with ExitStack() as hooks:
+            for level in self.wrapping.levels:
+                block = self.autoencoder.encoder.down_blocks[level].resnets[-1]
+                handle = block.register_forward_hook(partial(_keep, found, level))
+                hooks.callback(handle.remove)
+            self.moments(pixels)
+        return found
+
+    def decoded(self, latent: Tensor, features: Mapping[int, Tensor], weight: float) -> Tensor:
+        """Pixels in -1..1 of an unscaled latent, not clamped; a weight of 0 is the plain decoder."""
+        with ExitStack() as hooks:
+            if weight:
+                assert self.wrapping is not None
+                stages = self.autoencoder.decoder.up_blocks
+                for level in self.wrapping.levels:
+                    block = stages[len(stages) - 1 - level].resnets[-1]
+                    fuse = partial(_fuse, self.wrapping.layer(level), features[level], weight)
+                    hooks.callback(block.register_forward_hook(fuse).remove)
+            made: Tensor = self.autoencoder.decoder(self.autoencoder.post_quant_conv(latent))
+        return made
+
+
+def _keep(found: dict[int, Tensor], level: int, _: nn.Module, __: Any, output: Tensor) -> None:
+    found[level] = output
+
+
+def _fuse(layer: nn.Module, encoded: Tensor, weight: float, _: nn.Module, __: Any, output: Tensor) -> Tensor:
+    added: Tensor = layer(encoded, output)
+    return output + weight * added
+
+
+def toward(reference: Tensor, strength: float, *, until: float, since: float = math.inf) -> Adjust:
+    """Pulls every clean estimate to a latent, as the original face scripts do by gradient steps (in closed form).
+
+    Args:
+        reference: Times the latent scale, (1, C, h, w).
+        strength: How far, 0 to 1; K gradient steps of rate r on the squared distance are 1 - (1 - 2 r)^K.
+        until: Down to this timestep, itself included.
+        since: From this timestep on.
+    """
+
+    def pulled(clean: Tensor, moment: Moment) -> Tensor:
+        if not until <= moment.timestep <= since:
+            return clean
+        there = reference.to(clean)
+        return there + (1 - strength) * (clean - there)
+
+    return pulled
+
+
+def tokenized(prompt: str, shape: parts.TextShape) -> Sequence[int]:
+    """Token ids of a text, without marks; nothing in it is a weight or a command."""
+    raise NotImplementedError
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def load(path: Path, machine: StableSRMachine) -> StableSR:
+    """Open a model and everything beside it; all inventories are checked before anything is read.
+
+    Raises:
+        ModelError: A file is missing, damaged, another one's, incomplete, or does not fit.
+    """
+    tensors = open_tensors(path)
+    kind = model_kind(tensors.keys(), path.name)
+    description = parts.described_beside(path) or Description()
+    shape = description.autoencoder
+    if kind == "trimmed":
+        raise ModelError(f"{path.name} is a trimmed module: not yet")
+    text_names = TextNames()
+    inventory = Inventory(
+        path.name, tensors, lambda key: leftover(key) or text_names.unread(key, description.text.layers - 1)
+    )
+    unet = parts.unet_part(description.unet, description.encoder.outputs)
+    encoder = parts.encoder_part(description.encoder)
+    vae = parts.autoencoder_part(shape, description.latent_scale)
+    text = parts.text_part(description.text)
+    found = {part: inventory.take(part) for part in (unet, encoder, vae, text)}
+    inventory.check()
+
+    wrapping: parts.Part | None = None
+    if machine.cfw is not None:
+        wrapping, vae = _open_cfw(Path(machine.cfw), description, vae, found)
+
+    device = pick_device(machine.device)
+    dtype = pick_dtype(machine.dtype, device, half=True)
+    names = dict.fromkeys(found, path.name)
+    for part in (unet, encoder, text):
+        parts.fill(part.network, found[part], dtype, device, names[part])
+    for part in (vae, wrapping) if wrapping is not None else (vae,):
+        parts.fill(part.network, found[part], torch.float32, device, path.name)
+    assert isinstance(encoder.network, TimeAwareEncoder)
+    fusion = wrapping.network if wrapping is not None else None
+    assert fusion is None or isinstance(fusion, Wrapping)
+    engine = StableSR(
+        description,
+        unet=unet.network,
+        encoder=encoder.network,
+        autoencoder=vae.network,
+        text=text.network,
+        wrapping=fusion,
+        prediction=machine.prediction or description.prediction or "epsilon",
+        native=description.native or 512,
+    )
+    engine.loaded = Loaded(path.stem, digest(path))
+    return engine
+
+
+def _open_cfw(
+    path: Path, description: Description, vae: parts.Part, found: dict[parts.Part, dict[str, LazyTensor]]
+) -> tuple[parts.Part, parts.Part]:
+    """The fusion layers, and the autoencoder that belongs to them, with their tensors found.
+
+    Raises:
+        ModelError: The file is another one, or does not fit.
+    """
+    tensors = open_tensors(path)
+    kind = cfw_kind(tensors.keys(), path.name)
+    prefix = AUTOENCODER if any(key.startswith(AUTOENCODER) for key in tensors) else ""
+    inventory = Inventory(path.name, tensors)
+    fusion = parts.fusion_part(description.autoencoder, description.fusion, prefix)
+    found[fusion] = inventory.take(fusion)
+    if kind == "cfw":
+        vae = parts.autoencoder_part(description.autoencoder, description.latent_scale, prefix)
+        found[vae] = inventory.take(vae)
+    inventory.check()
+    return fusion, vae
