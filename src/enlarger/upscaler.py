@@ -184,7 +184,7 @@ class Upscaler:
             to_json(self.settings(**values)),
             getattr(settings, "seed", None),
             time.monotonic() - started,
-            (*picture.warnings, *clock.warnings),
+            (*picture.warnings, *self.engine.loaded.notes, *clock.warnings),
             tuple(clock.remarks),
         )
 

@@ -96,9 +96,11 @@ def load_parts(
                 "file, a hub id, or a name in --models-dir)"
             )
         checkpoint = _open(model, machine, families, engine)
-        names = [name for name in PARTS if checkpoint.has(name) and not (name == "vae" and machine.vae)]
+        names = [name for name in PARTS if checkpoint.has(name)]
         components = checkpoint.components([*names, "scheduler", *configs], dtype=dtype, device=device)
-        loaded = Loaded(checkpoint.name, checkpoint.digest)
+        if machine.vae is None:
+            components["vae"] = checkpoint.module("vae", dtype=torch.float32, device=device)
+        loaded = Loaded(checkpoint.name, checkpoint.digest, checkpoint.notes)
     else:
         components = {name: _moved(part, device, dtype) for name, part in components.items()}
     if machine.vae is not None:
@@ -154,8 +156,8 @@ def _in_full(vae: nn.Module) -> nn.Module:
     return nn.Module.to(copy.deepcopy(vae), torch.float32)
 
 
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-"""Diffusers' names of what is opened."""
+PARTS = ("unet", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+"""Diffusers' names of what is opened in the chosen dtype; the autoencoder has its own."""
 
 
 def config_of(scheduler: Any) -> Mapping[str, Any]:

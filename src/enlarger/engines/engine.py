@@ -133,10 +133,12 @@ class Loaded:
     Attributes:
         model: The model's name; "" when there is none.
         digest: First 16 hexadecimal digits of the weights' SHA-256; "" when there are none.
+        notes: What the user should know about how it was taken, one line each.
     """
 
     model: str = ""
     digest: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Engine(ABC):
