@@ -64,6 +64,8 @@ class TextEncoders:
 
     Attributes:
         deepest: Largest clip skip.
+        pools: Whether there is a second encoder, whose summary SDXL's network gets beside the text.
+        pooled_width: Width of that summary; 0 without one.
         force_zeros: Whether a negative prompt that is not given becomes zeros and not an encoded "".
     """
 
@@ -87,7 +89,8 @@ class TextEncoders:
         second = pairs[1] in present
         self.force_zeros = force_zeros and second
         self._encoders = [_Encoder(*(components[name] for name in pair), late=not second) for pair in present]
-        self._pools = second
+        self.pools = second
+        self.pooled_width = int(getattr(components["text_encoder_2"].config, "projection_dim", 0)) if second else 0
         self.deepest = min(encoder.deepest for encoder in self._encoders)
 
     def count(self, prompt: str | None) -> int:
@@ -118,10 +121,20 @@ class TextEncoders:
         ]
         dtype, device = outputs[-1][0].dtype, outputs[-1][0].device
         embeddings = torch.cat([hidden.to(device, dtype) for hidden, _ in outputs], dim=-1)
-        return Text(embeddings, outputs[-1][1] if self._pools else None, max(map(len, read)), chunks)
+        return Text(embeddings, outputs[-1][1] if self.pools else None, max(map(len, read)), chunks)
 
-    def encode_both(self, prompt: str | None, negative: str | None = None, *, clip_skip: int = 0) -> tuple[Text, Text]:
-        """Read a prompt and its negative into the same number of chunks.
+    def chunks(self, prompt: str | None) -> int:
+        """Forward passes that a prompt needs.
+
+        Raises:
+            SettingsError: As `encode`.
+        """
+        return max(encoder.chunks(encoder.tokens(prompt or "")) for encoder in self._encoders)
+
+    def encode_both(
+        self, prompt: str | None, negative: str | None = None, *, clip_skip: int = 0, chunks: int = 1
+    ) -> tuple[Text, Text]:
+        """Read a prompt and its negative into the same number of chunks, at least `chunks`.
 
         Clip skip acts on the prompt alone, as in diffusers. A negative prompt of None is "", except with
         `force_zeros`, where it is zeros.
@@ -129,15 +142,12 @@ class TextEncoders:
         Raises:
             SettingsError: As `encode`.
         """
-        longest = max(self._chunks(prompt), self._chunks(negative))
+        longest = max(chunks, self.chunks(prompt), self.chunks(negative))
         text = self.encode(prompt, clip_skip=clip_skip, chunks=longest)
         if negative is None and self.force_zeros:
             pooled = None if text.pooled is None else torch.zeros_like(text.pooled)
             return text, Text(torch.zeros_like(text.embeddings), pooled, 0, text.chunks)
         return text, self.encode(negative, chunks=longest)
-
-    def _chunks(self, prompt: str | None) -> int:
-        return max(encoder.chunks(encoder.tokens(prompt or "")) for encoder in self._encoders)
 
 
 class _Encoder:

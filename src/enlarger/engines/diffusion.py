@@ -6,7 +6,7 @@ Networks are diffusers' and transformers' own modules, opened by `checkpoints` o
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from enlarger.sampling.scheduler import DiffusersSteps
 from enlarger.sampling.steps import Moment
 
 if TYPE_CHECKING:
+    from enlarger.canvas.noise import NoiseSource
     from enlarger.checkpoints.open import Checkpoint
 
 
@@ -174,9 +175,18 @@ def config_of(scheduler: Any) -> Mapping[str, Any]:
 
 def read_prompts(parts: Parts, settings: PromptedSettings) -> Prompts:
     """Encode both prompts, the negative one only while guidance is on."""
-    if not settings.guided:
-        return Prompts(parts.text.encode(settings.prompt, clip_skip=settings.clip_skip))
-    return Prompts(*parts.text.encode_both(settings.prompt, settings.negative_prompt, clip_skip=settings.clip_skip))
+    return encode(parts, [settings.prompt], settings.negative_prompt, settings.guided, settings)[0]
+
+
+def encode(
+    parts: Parts, prompts: Sequence[str], negative: str | None, guided: bool, settings: PromptedSettings
+) -> list[Prompts]:
+    """Encode several prompts, each with the same negative one while guidance is on, all into as many chunks."""
+    skip = settings.clip_skip
+    longest = max(parts.text.chunks(prompt) for prompt in prompts)
+    if not guided:
+        return [Prompts(parts.text.encode(prompt, clip_skip=skip, chunks=longest)) for prompt in prompts]
+    return [Prompts(*parts.text.encode_both(prompt, negative, clip_skip=skip, chunks=longest)) for prompt in prompts]
 
 
 def make_steps(parts: Parts, settings: Any, *, strength: float | None = None) -> DiffusersSteps:
@@ -191,13 +201,44 @@ def make_steps(parts: Parts, settings: Any, *, strength: float | None = None) ->
     )
 
 
+def encode_picture(vae: Any, pixels: Tensor, noise: NoiseSource) -> Tensor:
+    """A sample (1, 4, h, w) of the latents that a picture (1, 3, H, W), 0..1, may have; one draw of its shape.
+
+    Kingma and Welling 2014, arXiv 1312.6114: mean + deviation * noise, scaled as the networks were trained.
+    """
+    spread = vae.encode(pixels.float() * 2 - 1).latent_dist
+    sample = spread.mean + spread.std * noise.draw(spread.mean.shape).to(spread.mean.device)
+    mean, deviation = _levels(vae, sample)
+    scaled: Tensor = (sample - mean) / deviation * float(vae.config.scaling_factor)
+    return scaled
+
+
 def decode(vae: Any, latent: Tensor) -> Tensor:
     """From a latent to pixels (B, 3, H, W), nominally 0..1, in float32."""
-    pixels: Tensor = vae.decode(latent.float() / vae.config.scaling_factor, return_dict=False)[0]
+    mean, deviation = _levels(vae, latent)
+    pixels: Tensor = vae.decode(latent.float() / vae.config.scaling_factor * deviation + mean, return_dict=False)[0]
     return pixels / 2 + 0.5
 
 
-def guided(unet: nn.Module, seen: Tensor, moment: Moment, prompts: Prompts, **extras: Tensor) -> Prediction:
+def _levels(vae: Any, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """Mean and deviation of the latent's channels that some autoencoders state; 0 and 1 for the others."""
+    mean, deviation = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
+    if mean is None or deviation is None:
+        return 0.0, 1.0
+    mean, deviation = (torch.tensor(each, device=like.device).view(1, -1, 1, 1) for each in (mean, deviation))
+    return mean, deviation
+
+
+def guided(
+    unet: nn.Module,
+    seen: Tensor,
+    moment: Moment,
+    prompts: Prompts,
+    *,
+    time_ids: Tensor | None = None,
+    control: Control | None = None,
+    **extras: Tensor,
+) -> Prediction:
     """One forward pass: with guidance on, both halves as one batch, the unconditional one first.
 
     Args:
@@ -205,18 +246,36 @@ def guided(unet: nn.Module, seen: Tensor, moment: Moment, prompts: Prompts, **ex
         seen: (B, C, h, w), everything that goes in on channels.
         moment: Its timestep is what the network gets.
         prompts: Encoded.
+        time_ids: SDXL's size numbers, (B, 6).
+        control: Gives what is added to the network's skips and middle, from the arguments that it gets itself.
         extras: Further arguments of the network with one item for each of the batch, doubled under guidance.
     """
     count = seen.shape[0]
     dtype, device = seen.dtype, seen.device
     texts = [prompts.conditional] if prompts.unconditional is None else [prompts.unconditional, prompts.conditional]
-    context = torch.cat([text.embeddings.to(device, dtype).expand(count, -1, -1) for text in texts])
-    if len(texts) == 2:
-        seen = torch.cat([seen, seen])
-        extras = {name: torch.cat([value, value]) for name, value in extras.items()}
-    timestep = torch.tensor(moment.timestep, device=device)
-    output: Tensor = unet(seen, timestep, encoder_hidden_states=context, return_dict=False, **extras)[0]
+    arguments: dict[str, Any] = {
+        "sample": torch.cat([seen] * len(texts)),
+        "timestep": torch.tensor(moment.timestep, device=device),
+        "encoder_hidden_states": torch.cat([_each(text.embeddings, count).to(device, dtype) for text in texts]),
+        **{name: torch.cat([value] * len(texts)) for name, value in extras.items()},
+    }
+    if time_ids is not None:
+        pooled = torch.cat([_each(text.pooled, count).to(device, dtype) for text in texts if text.pooled is not None])
+        arguments["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.cat([time_ids] * len(texts))}
+    if control is not None:
+        arguments |= control(arguments, count)
+    sample, timestep = arguments.pop("sample"), arguments.pop("timestep")
+    output: Tensor = unet(sample, timestep, **arguments, return_dict=False)[0]
     if len(texts) == 1:
         return Prediction(output)
     unconditional, conditional = output.chunk(2)
     return Prediction(conditional, unconditional)
+
+
+Control = Callable[[Mapping[str, Any], int], Mapping[str, Any]]
+"""From the network's arguments, and the number of tiles in the batch, to further arguments of it."""
+
+
+def _each(tensor: Tensor, count: int) -> Tensor:
+    """(1, ...) as (count, ...)."""
+    return tensor.expand(count, *tensor.shape[1:])

@@ -258,7 +258,9 @@ FLAWS = "blur, lowres, worst quality, low quality, jpeg artifacts"
 class ImagineSettings(PromptedSettings):
     """What every engine on a text-to-image model may be told."""
 
-    quality_words: str = setting("", "Words put before the prompt; some presets set them.", metavar="TEXT", group="Prompt")
+    quality_words: str = setting(
+        "", "Words put before the prompt; some presets set them.", metavar="TEXT", group="Prompt"
+    )
     region: tuple[str, ...] = setting(
         (), "Another prompt for a rectangle of the result in pixels, with soft edges; may be given several times.",
         kind="text", many=True, convert=_region, metavar="X,Y,W,H:PROMPT", group="Prompt",
@@ -268,8 +270,8 @@ class ImagineSettings(PromptedSettings):
         group="Prompt",
     )  # fmt: skip
     target_size: Size | None = setting(  # noqa: RUF009
-        None, "Size that an SDXL model is told to fill; default: the result's, or a tile's.", kind="size", metavar="WxH",
-        group="Prompt",
+        None, "Size that an SDXL model is told to fill; default: the result's, or a tile's.", kind="size",
+        metavar="WxH", group="Prompt",
     )  # fmt: skip
     crop_left: int = setting(
         0, "Pixels that an SDXL model is told were cut off at the left.", low=0, high=8192, metavar="N", group="Prompt"
@@ -304,6 +306,4 @@ class Img2ImgSettings(ImagineSettings):
         0.3, "Share of the steps that is run, the last ones; the less, the nearer to the input.", low=0, high=1,
         metavar="F",
     )  # fmt: skip
-    rounds: int = setting(
-        1, "Growing step by step to the target, each size made anew.", low=1, high=8, metavar="N"
-    )
+    rounds: int = setting(1, "Growing step by step to the target, each size made anew.", low=1, high=8, metavar="N")
