@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from enlarger.checkpoints.folders import config_file, part_of_config, read_json
+from enlarger.checkpoints.tensors import LazyTensor
 from enlarger.errors import ModelError
 
 PUBLISHED = Path(__file__).parent / "configs"
@@ -98,6 +99,25 @@ def beside(path: Path) -> Configs | None:
 
 def _is_config(value: Mapping[str, Any]) -> bool:
     return bool(part_of_config(value)) or "Scheduler" in str(value.get("_class_name"))
+
+
+def fitted(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> Mapping[str, Any]:
+    """A published configuration with what models of one family differ in, read from the shapes of their tensors.
+
+    These are the channels that go in, and of a ControlNet the channels of its encoder and the kinds of control.
+    Heads and groups cannot be read from shapes, so a model of other widths needs a configuration of its own.
+    """
+    changes: dict[str, Any] = {}
+    first = tensors.get("conv_in.weight")
+    if first is not None and "in_channels" in config and len(first.shape) == 4:
+        changes["in_channels"] = first.shape[1]
+    if "conditioning_embedding_out_channels" in config:
+        names = ["conv_in", *(f"blocks.{number}" for number in range(1, 12, 2))]
+        layers = [tensors.get(f"controlnet_cond_embedding.{name}.weight") for name in names]
+        changes["conditioning_embedding_out_channels"] = [layer.shape[0] for layer in layers if layer is not None]
+    if "num_control_type" in config and "task_embedding" in tensors:
+        changes["num_control_type"] = tensors["task_embedding"].shape[0]
+    return {**config, **changes}
 
 
 def predicts_velocity(path: Path, metadata: Mapping[str, str]) -> bool | None:

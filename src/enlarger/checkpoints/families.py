@@ -37,6 +37,7 @@ FAMILIES: Mapping[str, Family] = {
     "sd2": Family("a Stable Diffusion 2.x model", "sd2", OPENRAIL_PLUS, "!"),
     "sd2-inpainting": Family("a Stable Diffusion 2 inpainting model", "sd2", OPENRAIL_PLUS, "!"),
     "sd2-depth": Family("a Stable Diffusion 2 depth model", "sd2", OPENRAIL_PLUS, "!"),
+    "sd2-unclip": Family("a Stable Diffusion 2.1 unCLIP model", "", OPENRAIL_PLUS),
     "sdxl": Family("a Stable Diffusion XL model", "sdxl", OPENRAIL_PLUS),
     "sdxl-inpainting": Family("a Stable Diffusion XL inpainting model", "sdxl", OPENRAIL_PLUS),
     "sdxl-pix2pix": Family("an InstructPix2Pix model (Stable Diffusion XL)", "sdxl", OPENRAIL_PLUS),
@@ -172,7 +173,11 @@ def of_unet(tensors: Tensors) -> str:
     channels = first.shape[1] if first is not None and len(first.shape) == 4 else 4
     if "class_embedding.weight" in tensors or channels == 7:
         return "x4"
+    if "time_embedding.cond_proj.weight" in tensors and channels == 8:
+        return "latent-x2"
     base = _base(tensors)
+    if base == "sdxl" and _context(tensors) == 1024:
+        return "sd2-unclip"
     if base == "sdxl" and _any(tensors, "down_blocks.3."):
         return "sdxl-refiner"
     ending = {4: "", 8: "-pix2pix", 9: "-inpainting"} | ({5: "-depth"} if base == "sd2" else {})
@@ -195,6 +200,12 @@ def of_vae(tensors: Tensors) -> str:
         return "vae-other"
     levels = {int(found[1]) for name in tensors if (found := re.match(r"encoder\.down_blocks\.(\d+)\.", name))}
     return {4: "vae", 3: "vae-x4"}.get(len(levels), "vae-other")
+
+
+def _context(tensors: Tensors) -> int:
+    """Width of the text that the cross-attention sees; 0 if there is none."""
+    keys_in = (tensor for name, tensor in tensors.items() if name.endswith(".attn2.to_k.weight"))
+    return next((tensor.shape[-1] for tensor in keys_in if tensor.shape), 0)
 
 
 def _base(tensors: Tensors) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,12 +69,18 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
         ],
         "not finite": [key for key, value in weights.items() if not _finite(value)],
     }
-    _refuse(faults, name, module)
+    _refuse(faults, f"{name} does not fit {type(module).__name__}", "fetch it again")
     module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in weights.items()})
 
 
 def assign(
-    module: nn.Module, tensors: Mapping[str, LazyTensor], name: str, *, dtype: torch.dtype, device: torch.device | str
+    module: nn.Module,
+    tensors: Mapping[str, LazyTensor],
+    name: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    remedy: str = "fetch it again",
 ) -> None:
     """Make lazily read tensors the parameters of a module that was built without memory.
 
@@ -83,6 +90,7 @@ def assign(
         name: The model's name, for errors.
         dtype: Kind of number of its parameters; buffers of whole numbers keep theirs.
         device: Where they go.
+        remedy: What to do when the inventory is another.
 
     Raises:
         ModelError: Missing, unexpected or wrongly shaped tensors, before anything is read; then those with
@@ -101,17 +109,26 @@ def assign(
             if key in tensors and tensors[key].shape != tuple(places[place].shape)
         ],
     }
-    _refuse(faults, name, module)
+    _refuse(faults, f"{name} does not fit {type(module).__name__}", remedy)
     read: dict[str, Tensor] = {}
-    faults = {"not finite": [], f"too large for {str(dtype).removeprefix('torch.')}": []}
+    broken: list[str] = []
+    outside: list[str] = []
+    zeros: list[str] = []
     for key, place in wanted.items():
         lazy = tensors[key]
         value = lazy.load(dtype if lazy.dtype.is_floating_point else None)
-        if not _finite(value):
-            before = _finite(lazy.read())
-            faults[list(faults)[1 if before else 0]].append(key)
+        low, high = _range(value)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            inside = all(map(math.isfinite, _range(lazy.read())))
+            (outside if inside else broken).append(key)
+        if low == high == 0 and value.ndim > 1:
+            zeros.append(key)
         read[place] = value.to(device)
-    _refuse(faults, name, module)
+    _refuse({"not finite": broken}, f"{name} is damaged", "fetch it again")
+    kind = str(dtype).removeprefix("torch.")
+    _refuse({f"too large for {kind}": outside}, f"{name} cannot be {kind}", "use --dtype float32 or bfloat16")
+    if len(zeros) > sum(value.ndim > 1 for value in read.values()) / 2:
+        _refuse({"nothing but zeros": zeros}, f"{name} is incomplete", "fetch it again")
     module.load_state_dict(read, strict=True, assign=True)
     for key, buffer in module.named_buffers():
         if buffer.is_meta:  # what no file holds: the numbers of the positions, 0, 1, 2, ...
@@ -122,19 +139,23 @@ def assign(
             )
 
 
-def _refuse(faults: Mapping[str, list[str]], name: str, module: nn.Module) -> None:
+def _refuse(faults: Mapping[str, list[str]], what: str, remedy: str) -> None:
     found = {kind: names for kind, names in faults.items() if names}
     if found:
         listed = "; ".join(f"{kind}: {_some(names)}" for kind, names in found.items())
-        raise ModelError(f"{name} does not fit {type(module).__name__}: {listed}")
+        raise ModelError(f"{what}: {listed}; {remedy}")
+
+
+def _range(value: Tensor) -> tuple[float, float]:
+    """The least and the largest number, not finite where any is not; no mask of the tensor's size is made."""
+    if not value.is_floating_point() or not value.numel():
+        return 0.0, 1.0
+    low, high = value.aminmax() if value.itemsize > 1 else value.float().aminmax()
+    return float(low), float(high)
 
 
 def _finite(value: Tensor) -> bool:
-    """Whether all numbers are finite; two numbers are made of each tensor, not a mask of its size."""
-    if not value.is_floating_point() or not value.numel():
-        return True
-    low, high = value.aminmax() if value.itemsize > 1 else value.float().aminmax()
-    return bool(low.isfinite() and high.isfinite())
+    return all(map(math.isfinite, _range(value)))
 
 
 def _some(names: list[str]) -> str:

@@ -29,7 +29,14 @@ TRANSFORMERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 
 def build(
-    config: Mapping[str, Any], tensors: Tensors, *, name: str, part: str, dtype: torch.dtype, device: torch.device | str
+    config: Mapping[str, Any],
+    tensors: Tensors,
+    *,
+    name: str,
+    part: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    remedy: str = "fetch it again",
 ) -> nn.Module:
     """A module with its weights, ready to evaluate.
 
@@ -40,13 +47,14 @@ def build(
         part: Which part of it, for errors.
         dtype: Kind of number of the parameters.
         device: Where they go.
+        remedy: What to do when the tensors are not those that the configuration asks for.
 
     Raises:
         ModelError: A class that is not known, a configuration that makes no sense, or tensors that do not fit it.
     """
     with _quiet():
         module = _empty(config, f"{name}'s {part}", part)
-    assign(module, tensors, f"{name}'s {part}", dtype=dtype, device=device)
+    assign(module, tensors, f"{name}'s {part}", dtype=dtype, device=device, remedy=remedy)
     return module.eval().requires_grad_(False)
 
 

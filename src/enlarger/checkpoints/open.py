@@ -1,4 +1,4 @@
-"""Open a model, whatever form it has: a folder, a single file, or the id of one on the hub.
+"""Open a model, whatever form it has: a folder, a single file, a name in a folder for models, an id on the hub.
 
     checkpoint = open_checkpoint("sd-x4.safetensors", families=["x4"], engine="x4")
     unet = checkpoint.module("unet", dtype=torch.float16, device="cuda")
@@ -8,6 +8,7 @@ What it is, its tensors say and not its name. Nothing of it is run, and nothing 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from enlarger.checkpoints import configs as configurations
 from enlarger.checkpoints import keys
 from enlarger.checkpoints.configs import Configs
+from enlarger.checkpoints.digests import digest_of
 from enlarger.checkpoints.families import FAMILIES, Anatomy, identify, of_controlnet, of_unet, of_vae, words
-from enlarger.checkpoints.folders import folder_tensors, part_of_config, parts_of, read_json, weight_files
-from enlarger.checkpoints.load import digest
+from enlarger.checkpoints.find import find_model, is_hub_id, kind_of, model_folders
+from enlarger.checkpoints.folders import config_file, folder_tensors, part_of_config, parts_of, read_json, weight_files
 from enlarger.checkpoints.tensors import Tensors, open_tensors
 from enlarger.errors import ModelError
 
@@ -31,10 +33,15 @@ Layout = Literal["folder", "file", "hub"]
 
 CLIP_PARTS = ("text_encoder", "text_encoder_2")
 
+CONFIGURED = ("unet", "vae", *CLIP_PARTS, "controlnet", "scheduler", "low_res_scheduler", "model_index")
+"""What a folder has configurations of that change a result."""
+
+Reader = Callable[[], Tensors]
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that was found and is of a kind that the engine can use.
+    """A model that was found, and what it is.
 
     Attributes:
         name: What records and errors call it; never a path.
@@ -43,23 +50,27 @@ class Checkpoint:
         licence: Of the weights, as far as known; "" if nothing says.
         parts: Part -> its tensors under diffusers' names, opened when asked for.
         configs: Where the parts' configurations are.
-        files: The weight files, for the digest.
+        files: All that it is made of, for the digest; the first is a weight file.
+        root: The folder that the files are in.
         notes: What the user should know about how it was taken, one line each.
+        sample: Some names of the tensors of a file, for errors.
     """
 
     name: str
     family: str
     layout: Layout
     licence: str
-    parts: Mapping[str, Callable[[], Tensors]] = field(repr=False)
+    parts: Mapping[str, Reader] = field(repr=False)
     configs: Configs = field(repr=False)
     files: tuple[Path, ...] = field(repr=False)
+    root: Path = field(repr=False)
     notes: tuple[str, ...] = ()
+    sample: str = field(default="", repr=False)
 
     @cached_property
     def digest(self) -> str:
-        """First 16 hexadecimal digits of the weights' SHA-256."""
-        return digest(self.files[0])
+        """First 16 hexadecimal digits of the weights' SHA-256: of the file, or of all files of a folder."""
+        return digest_of(self.files, self.root)
 
     def has(self, part: str) -> bool:
         """Whether the model holds the weights of a part, or for schedulers and tokenizers what they are made of."""
@@ -70,15 +81,18 @@ class Checkpoint:
     def config(self, part: str) -> Mapping[str, Any]:
         """The configuration of a part ("unet", "vae", "scheduler", ...) or "model_index", as diffusers writes it.
 
+        A published configuration is fitted to what the weights say. The scaling factor of an autoencoder that stands
+        alone in a file cannot be read from it: it is that of the published model named when it was opened.
+
         Raises:
             ModelError: There is none.
         """
         found = self.configs.find(part)
         if found is None:
-            raise ModelError(
-                f"nothing says how the {part} of {self.name} is built: put a folder with its configurations beside it"
-            )
-        return found
+            raise ModelError(f"nothing says how the {part} of {self.name} is built: {self._remedy}")
+        return (
+            configurations.fitted(found, self.parts[part]()) if self.configs.published and part in self.parts else found
+        )
 
     def tensors(self, part: str) -> Tensors:
         """A part's tensors under diffusers' names, unread; a text encoder's without `text_model.`.
@@ -104,10 +118,23 @@ class Checkpoint:
         """
         from enlarger.checkpoints.modules import build
 
-        return build(self.config(part), self.tensors(part), name=self.name, part=part, dtype=dtype, device=device)
+        tensors = self.tensors(part)
+        remedy = f"fetch it again, or {self._remedy}" if self.configs.published else "fetch it again"
+        return build(
+            self.config(part), tensors, name=self.name, part=part, dtype=dtype, device=device, remedy=remedy
+        )  # fmt: skip
+
+    @property
+    def _remedy(self) -> str:
+        """What helps where a configuration is missing or is another's."""
+        return f"if it is of another size than published, put a folder {self.name}/ with its configurations beside it"
 
     def tokenizer(self, part: str = "tokenizer") -> Any:
-        """A tokenizer of transformers: the model's own, or CLIP's with what this family fills up with."""
+        """A tokenizer of transformers: the model's own, or CLIP's with what this family fills up with.
+
+        Raises:
+            ModelError: The model's own cannot be read.
+        """
         from enlarger.checkpoints.modules import load_tokenizer
 
         own = self.configs.vocabulary(part)
@@ -117,9 +144,21 @@ class Checkpoint:
         return load_tokenizer(configurations.VOCABULARY, "!" if second else FAMILIES[self.family].pad)
 
     def components(
-        self, parts: Iterable[str], dtype: torch.dtype, device: torch.device | str = "cpu"
+        self,
+        parts: Iterable[str],
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        *,
+        dtypes: Mapping[str, torch.dtype] | None = None,
     ) -> dict[str, Any]:
-        """Several parts under diffusers' names: modules, tokenizers, and schedulers as their configurations."""
+        """Several parts under diffusers' names: modules, tokenizers, and schedulers as their configurations.
+
+        Args:
+            parts: diffusers' names.
+            dtype: Kind of number of the modules' parameters.
+            device: Where they go.
+            dtypes: Part -> another kind of number: an autoencoder in float32 beside networks in half precision.
+        """
         made: dict[str, Any] = {}
         for part in parts:
             if part.startswith("tokenizer"):
@@ -127,7 +166,7 @@ class Checkpoint:
             elif part.endswith("scheduler"):
                 made[part] = self.config(part)
             else:
-                made[part] = self.module(part, dtype=dtype, device=device)
+                made[part] = self.module(part, dtype=(dtypes or {}).get(part, dtype), device=device)
         return made
 
 
@@ -137,7 +176,8 @@ def open_checkpoint(
     models_dirs: Iterable[str | Path] = (),
     families: Collection[str],
     engine: str,
-    config: str | None = None,
+    config: str | Path | None = None,
+    default: str | None = None,
 ) -> Checkpoint:
     """Find a model, see what it is, and refuse it if the engine cannot use it.
 
@@ -146,43 +186,73 @@ def open_checkpoint(
         models_dirs: Folders for models, as web interfaces lay them out; those of ENLARGER_MODELS come after.
         families: Families that the engine can use.
         engine: Its name, for errors.
-        config: A folder with configurations in diffusers' layout, or a published model's name, for a file that
-            nothing else describes.
+        config: A folder with configurations in diffusers' layout, or a published model's name; wins over the model's
+            own and over what lies beside a file.
+        default: The published model whose configurations a single file has that nothing describes; its family's own
+            if None. Base models give it for their autoencoders and ControlNets.
 
     Raises:
         ModelError: There is no such model, it is damaged, or of another kind, which is named.
     """
-    path = Path(model)
-    checkpoint = _folder(path, config) if path.is_dir() else _file(path, config)
+    checkpoint = look_at(model, models_dirs=models_dirs, families=families, config=config, default=default)
     if checkpoint.family not in families:
         known = FAMILIES[checkpoint.family].words
+        if not checkpoint.family and checkpoint.sample:
+            known += f" (its tensors are {checkpoint.sample})"
         raise ModelError(f"{checkpoint.name} is {known}; engine {engine} needs {words(families)}")
     return checkpoint
 
 
-def _file(path: Path, config: str | None) -> Checkpoint:
+def look_at(
+    model: str | Path,
+    *,
+    models_dirs: Iterable[str | Path] = (),
+    families: Collection[str] = (),
+    config: str | Path | None = None,
+    default: str | None = None,
+) -> Checkpoint:
+    """Find a model and see what it is, whatever it is. Arguments and errors: see `open_checkpoint`."""
+    folders = model_folders(models_dirs)
+    path = find_model(str(model), folders, {kind_of(family) for family in families})
+    given = None if config is None else configurations.named(str(config))
+    if path is not None:
+        return _folder(path, given) if path.is_dir() else _file(path, given, default)
+    looked = f"looked at {model} itself and in {', '.join(map(str, folders))}"
+    if not is_hub_id(str(model)):
+        raise ModelError(f"there is no model {model}: {looked}; a model of the hub is called owner/name")
+    from enlarger.checkpoints.hub import from_hub
+
+    try:
+        fetched = from_hub(str(model))
+    except ModelError as error:
+        raise ModelError(f"there is no model {model}: {looked}; {error}") from error
+    opened = _folder(fetched.path, given) if fetched.path.is_dir() else _file(fetched.path, given, default)
+    licence = fetched.licence or opened.licence
+    return dataclasses.replace(opened, name=fetched.name, layout="hub", licence=licence)
+
+
+def _file(path: Path, config: Configs | None, default: str | None) -> Checkpoint:
     """A model in one file."""
     tensors = open_tensors(path)
     anatomy = identify(tensors)
     family = FAMILIES[anatomy.family]
     notes: tuple[str, ...] = ()
-    if config is not None:
-        found = configurations.named(config)
-    else:
-        found, notes = _configs_of_file(path, tensors, anatomy, family.config)
-    licence = next(
-        (tensors.metadata[key] for key in ("modelspec.license", "licence", "license") if key in tensors.metadata), ""
-    )
+    if config is None:
+        config, notes = _configs_of_file(path, tensors, anatomy, default or family.config)
+    said = [tensors.metadata.get(word, "") for word in ("modelspec.license", "license", "licence")]
+    licence = next(filter(None, said), family.licence)
+    sample = ", ".join(name[:60] for name in list(tensors)[:3]) + (", ..." if len(tensors) > 3 else "")
     return Checkpoint(
-        path.stem, anatomy.family, "file", licence or family.licence, anatomy.parts, found, (path,), notes
+        path.stem, anatomy.family, "file", licence, anatomy.parts, config, (path,), path.parent, notes, sample
     )  # fmt: skip
 
 
 def _configs_of_file(path: Path, tensors: Tensors, anatomy: Anatomy, shipped: str) -> tuple[Configs, tuple[str, ...]]:
+    """What a file is built by that came without a configuration, and what must be said about the choice."""
     beside = configurations.beside(path)
     if beside is not None:
         return beside, ()
-    if anatomy.family != "sd2":
+    if anatomy.family != "sd2" or shipped != "sd2":
         return configurations.published(shipped), ()
     velocity = configurations.predicts_velocity(path, tensors.metadata)
     if velocity is None:
@@ -194,40 +264,49 @@ def _configs_of_file(path: Path, tensors: Tensors, anatomy: Anatomy, shipped: st
     return configurations.published("sd2-v" if velocity else "sd2"), ()
 
 
-def _folder(path: Path, config: str | None) -> Checkpoint:
+def _folder(path: Path, config: Configs | None) -> Checkpoint:
     """A model in diffusers' layout: whole, or a part alone."""
-    found = Configs((path,)) if config is None else configurations.named(config)
     alone = path / "config.json"
     if (path / "model_index.json").is_file() or not alone.is_file():
         names = list(parts_of(path))
         if not names:
             raise ModelError(
-                f"the folder {path.name} is no model: it has no model_index.json, and no part with weights"
+                f"the folder {path.name} is no model: it has no folder unet, vae or text_encoder with weights in it; "
+                "name the file that you mean, or fetch the model again"
             )
         folders = {name: path / name for name in names}
     else:
         part = part_of_config(read_json(alone))
         if not part:
             raise ModelError(
-                f"the folder {path.name} is no model that Enlarger knows: its config.json names no such class"
+                f"the folder {path.name} is no model that is known here: its config.json names no UNet, "
+                "autoencoder, ControlNet or CLIP text encoder"
             )
         folders = {part: path}
     parts = {name: _reader(name, folder) for name, folder in folders.items()}
-    files = tuple(file for folder in folders.values() for file in weight_files(folder))
+    weights = [file for folder in folders.values() for file in weight_files(folder)]
+    texts = [file for part in CONFIGURED if (file := config_file(path, part)) is not None]
     family = _family(parts)
-    return Checkpoint(path.name, family, "folder", FAMILIES[family].licence, parts, found, files)
+    return Checkpoint(
+        path.name or path.resolve().name,
+        family,
+        "folder",
+        FAMILIES[family].licence,
+        parts,
+        config or Configs((path,)),
+        (*weights, *texts),
+        path,
+    )
 
 
-def _reader(part: str, folder: Path) -> Callable[[], Tensors]:
+def _reader(part: str, folder: Path) -> Reader:
     change = keys.clip if part in CLIP_PARTS else keys.vae if part == "vae" else keys.unet
     return lambda: change(folder_tensors(folder))
 
 
-def _family(parts: Mapping[str, Callable[[], Tensors]]) -> str:
-    if "unet" in parts:
-        return of_unet(parts["unet"]())
-    if "controlnet" in parts:
-        return of_controlnet(parts["controlnet"]())
-    if "vae" in parts:
-        return of_vae(parts["vae"]())
+def _family(parts: Mapping[str, Reader]) -> str:
+    """What a folder is, by its main part."""
+    for part, tell in (("unet", of_unet), ("controlnet", of_controlnet), ("vae", of_vae)):
+        if part in parts:
+            return tell(parts[part]())
     return "text-encoder" if set(parts) & set(CLIP_PARTS) else ""

@@ -198,7 +198,7 @@ STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 def _stream(file: MappedFile) -> Any:
     """What a file of torch < 1.6 holds: pickles, then for each storage its length and its numbers."""
     program = file.bytes(0, min(file.size, LONGEST_PROGRAM))
-    machine = Machine(program, lambda reference: _Fault("unused"))
+    machine = Machine(program, _no_storage)
     if machine.run() != STREAM_MAGIC:
         raise _Fault("is a pickle, but no PyTorch checkpoint")
     for _ in range(2):  # the format's version and the machine's sizes of numbers
@@ -242,6 +242,10 @@ def _stream(file: MappedFile) -> Any:
         places[str(key)] = (place + 8, count)
         place = end
     return tree
+
+
+def _no_storage(reference: Any) -> Any:
+    raise _Fault("is damaged, or no PyTorch checkpoint")
 
 
 def _reference(reference: Any) -> tuple[str, torch.dtype, int]:
@@ -440,7 +444,7 @@ def _long(data: bytes) -> int:
 
 def _text_int(machine: Machine) -> None:
     text = machine.line()
-    machine.push({"00": False, "01": True}.get(text) if text in ("00", "01") else int(text))
+    machine.push({"00": False, "01": True}[text] if text in ("00", "01") else int(text))
 
 
 def _frozen(values: Sequence[Any]) -> tuple[Any, ...]:

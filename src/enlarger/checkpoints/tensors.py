@@ -210,11 +210,14 @@ def open_safetensors(path: Path) -> Tensors:
     """
     file = MappedFile(path)
     length = int.from_bytes(file.bytes(0, 8), "little")
-    if length > LONGEST_HEADER and length > file.size:
-        cut = f"is cut or damaged: its header says it is {length:,} bytes long" if length < 1 << 40 else "is damaged"
-        raise ModelError(f"{path.name} {cut}, and the file has {file.size:,}: fetch it again")
     if length + 8 > file.size:
-        raise ModelError(f"{path.name} is cut: its header alone has {length:,} bytes, the file {file.size:,}")
+        what = "is cut" if length <= LONGEST_HEADER else "is cut or damaged"
+        raise ModelError(
+            f"{path.name} {what}: its header alone should have {length:,} bytes, the file has {file.size:,}; "
+            "fetch it again"
+        )
+    if length > LONGEST_HEADER:
+        raise ModelError(f"{path.name} is damaged: its header says that it has {length:,} bytes; fetch it again")
     try:
         header = json.loads(file.bytes(8, length), object_pairs_hook=_without_doubles)
         metadata = header.pop("__metadata__", {})
