@@ -23,12 +23,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from enlarger.checkpoints.open import Checkpoint, open_checkpoint
 from PIL import Image
 
 from enlarger import Upscaler
+from enlarger.checkpoints.open import Checkpoint, open_checkpoint
+from enlarger.engines.diffusion import PARTS
 from enlarger.engines.engine import Conditioning, Decoded
 from enlarger.errors import EnlargerError
+from enlarger.size import Size
 
 LATENTS = 1e-4
 """Largest difference of latents, times their standard deviation where that is above 1."""
@@ -46,6 +48,10 @@ WORDS = {
     "eta": "eta",
     "clip_skip": "clip_skip",
     "num_images_per_prompt": "samples",
+    "strength": "strength",
+    "original_size": "original_size",
+    "target_size": "target_size",
+    "crops_coords_top_left": "crop",
 }
 """Diffusers' argument -> our setting."""
 
@@ -71,7 +77,12 @@ def settings_of(call: Mapping[str, Any], words: Mapping[str, str] = WORDS) -> di
     strange = sorted(set(call) - set(words))
     if strange:
         raise Unknown(f"arguments not known: {', '.join(strange)}")
-    return {words[name]: value for name, value in call.items() if value is not None}
+    settings = {words[name]: value for name, value in call.items() if value is not None}
+    for name in {"original_size", "target_size"} & set(settings):  # (height, width) there
+        settings[name] = Size(*settings[name])
+    if "crop" in settings:
+        settings["crop_top"], settings["crop_left"] = settings.pop("crop")
+    return settings
 
 
 def checkpoint_of(folder: Path, case: Mapping[str, Any], families: tuple[str, ...], engine: str) -> Checkpoint:
@@ -108,9 +119,9 @@ def enlarged(upscaler: Upscaler, image: np.ndarray[Any, Any], **settings: Any) -
     engine = upscaler.engine
     decode = engine.decode_canvas
 
-    def listen(latent: Any, conditioning: Conditioning) -> Decoded:
+    def listen(latent: Any, conditioning: Conditioning, progress: Any = None) -> Decoded:
         latents.append(latent.float().numpy().copy())
-        return decode(latent, conditioning)
+        return decode(latent, conditioning, progress)
 
     engine.decode_canvas = listen  # type: ignore[method-assign]
     results = list(upscaler.samples(image, **settings))
@@ -130,8 +141,34 @@ def run_x4(folder: Path, case: Mapping[str, Any]) -> Outcome:
     return enlarged(upscaler, image, seed=case["seed"], scale=4, consistency=0.0, color_fix="none", **settings)
 
 
+def components_of(folder: Path, case: Mapping[str, Any], engine: str) -> dict[str, Any]:
+    """The parts of a case's text-to-image model, with its scheduler."""
+    import torch
+
+    checkpoint = checkpoint_of(folder, case, ("sd15", "sd2", "sdxl"), engine)
+    names = [name for name in (*PARTS, "vae") if checkpoint.has(name)]
+    components = checkpoint.components(names, dtype=torch.float32, device=torch.device("cpu"))
+    return {**components, "scheduler": scheduler_of(folder, case)}
+
+
+def run_img2img(folder: Path, case: Mapping[str, Any]) -> Outcome:
+    """StableDiffusionImg2ImgPipeline and its SDXL sister."""
+    upscaler = Upscaler("img2img", components=components_of(folder, case, "img2img"), device="cpu")
+    settings = {**DEFAULTS[case["pipeline"]], **settings_of(case["call"])}
+    image = picture(folder, case["pictures"]["image"], case["name"])
+    return enlarged(upscaler, image, seed=case["seed"], scale=1, consistency=0.0, color_fix="none", **settings)
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "StableDiffusionImg2ImgPipeline": {"steps": 50, "strength": 0.8, "guidance_scale": 7.5},
+    "StableDiffusionXLImg2ImgPipeline": {"steps": 50, "strength": 0.3, "guidance_scale": 5.0},
+}
+"""What diffusers' pipelines take where a call says nothing."""
+
 RUNNERS: dict[str, Callable[[Path, Mapping[str, Any]], Outcome]] = {
     "StableDiffusionUpscalePipeline": run_x4,
+    "StableDiffusionImg2ImgPipeline": run_img2img,
+    "StableDiffusionXLImg2ImgPipeline": run_img2img,
 }
 """Diffusers' class -> how Enlarger does the same."""
 
