@@ -29,8 +29,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from enlarger.networks.pocket import PocketNet
+from enlarger.picture.bicubic import shrink
 from enlarger.sampling.residual import SCHEDULES, run
-from enlarger.training.photos import Pixels, read_picture, reduce_picture
+from enlarger.training.photos import Pixels, read_picture
 from enlarger.training.pocket import load_weights
 
 SHIPPED = Path(__file__).parents[1] / "src/enlarger/checkpoints/shipped/pocket.safetensors"
@@ -154,7 +155,7 @@ def windows(folder: Path, names: list[str]) -> list[Pair]:
     pairs = []
     for name in names:
         whole = read_picture(folder / name)
-        small = reduce_picture(whole[: whole.shape[0] // 4 * 4, : whole.shape[1] // 4 * 4])
+        small = shrink(whole[: whole.shape[0] // 4 * 4, : whole.shape[1] // 4 * 4], 4)
         side = WINDOW // 4
         top, left = ((length - side) // 4 * 2 for length in small.shape[:2])
         sharp = whole[4 * top : 4 * top + WINDOW, 4 * left : 4 * left + WINDOW]
@@ -236,7 +237,7 @@ def main() -> None:
             first = lpips(a, b)
         whole = made[: made.shape[0] // 4 * 4, : made.shape[1] // 4 * 4]
         # A window's border has no neighbours to make small again: it is left out.
-        again = psnr(reduce_picture(whole), pair.small, 0 if options.pairs else 4)
+        again = psnr(shrink(whole, 4), pair.small, 0 if options.pairs else 4)
         return [psnr(made, pair.sharp, 4), first, second, again, grid_ratio(made)]
 
     def line(name: str, rows: list[list[float]], more: str = "") -> None:

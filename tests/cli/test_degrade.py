@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from enlarger.cli.main import main
-from enlarger.evaluation.bicubic import shrink
-from enlarger.evaluation.folders import read_rgb
+from enlarger.picture.bicubic import shrink
+from enlarger.picture.read import read_rgb
 
 
 @pytest.fixture

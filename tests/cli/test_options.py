@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from enlarger.cli import upscale
-from enlarger.cli.options import split
+from enlarger.cli.options import _add_flag, _Use, split
 from enlarger.cli.parser import Parser, parse
 from enlarger.engines.catalog import listings
 from enlarger.errors import SettingsError
@@ -37,15 +37,19 @@ def help_text(parser: Parser) -> str:
     return re.sub(r"\s+", " ", parser.format_help())
 
 
-def values(rule: Rule) -> list[tuple[str, Any]]:
-    """Texts that a rule allows, with what they mean."""
+def values(name: str, rule: Rule) -> list[tuple[str, Any]]:
+    """Texts that a setting's rule allows, with what they mean."""
+    if name == "sample":  # one of a single sample
+        return [("1", 1)]
     if rule.choices:
         return [(str(choice), choice) for choice in rule.choices]
+    if rule.kind == "text":
+        text = {"scheduler": "DDIM", "region": "0,0,512,300:a cloudy sky"}.get(name, "cpu")
+        return [(text, rule.convert(text) if rule.convert else text)]
     low = rule.low if rule.low is not None else (rule.above or 0) + 1
     return {
         "int": [(str(int(low)), int(low)), (str(int(low) + 1), int(low) + 1)],
         "float": [(str(low), float(low)), (f"{low:.3e}", float(low)), (f"{low}", float(low))],
-        "text": [("cpu", "cpu")],
         "size": [("300x200", Size(200, 300)), ("300×200", Size(200, 300))],
         "seed": [("0", 0), (str(MAX_SEED), MAX_SEED)],
         "bytes": [("3GB", 3_000_000_000), ("500m", 500_000_000), ("7", 7)],
@@ -59,12 +63,13 @@ def test_each_setting_is_a_flag_that_reaches_its_record(
     if rule.kind == "bool":
         cases: list[tuple[list[str], Any]] = [([flag(name)], True), (["--no-" + flag(name)[2:]], False)]
     else:
-        cases = [([flag(name), text], value) for text, value in values(rule)]
-        cases += [([f"{flag(name)}={text}"], value) for text, value in values(rule)[:1]]
-        cases += [([short, text], value) for short in rule.flags for text, value in values(rule)[:1]]
-        cases += [([short + text], value) for short in rule.flags for text, value in values(rule)[:1]]
+        cases = [([flag(name), text], value) for text, value in values(name, rule)]
+        cases += [([f"{flag(name)}={text}"], value) for text, value in values(name, rule)[:1]]
+        cases += [([short, text], value) for short in rule.flags for text, value in values(name, rule)[:1]]
+        cases += [([short + text], value) for short in rule.flags for text, value in values(name, rule)[:1]]
     for words, value in cases:
         args = parse(parser, ["a.png", *words])
+        value = (value,) if rule.many else value
         _, run, made, machine = split(engine, args.settings)
         assert {**run, **machine} == {name: value}
         if name in run:
@@ -73,7 +78,7 @@ def test_each_setting_is_a_flag_that_reaches_its_record(
 
 @pytest.mark.parametrize(("engine", "record", "name", "rule"), EVERY, ids=IDS)
 def test_help_says_meaning_range_and_default(help_text: str, engine: str, record: type, name: str, rule: Rule) -> None:
-    entry = re.split(rf"{flag(name)}[ ,]", help_text)[1][:400]
+    entry = re.split(rf" {flag(name)} (?=[A-Z])|(?<=, ){flag(name)} (?=[A-Z])| {flag(name)}, ", help_text)[1][:1200]
     assert re.sub(r"\s+", " ", rule.help.removesuffix(".")) in entry
     default = defaults(record)[name]
     if default not in (None, False) and str(default) not in rule.help:
@@ -86,7 +91,7 @@ def test_help_says_meaning_range_and_default(help_text: str, engine: str, record
 
 def test_help_says_which_engines_take_a_setting(help_text: str) -> None:
     assert "only interpolate" in help_text[help_text.index("--filter ") :][:120]
-    assert "only pocket" in help_text[help_text.index("--steps ") :][:120]
+    assert "only pocket" in help_text[help_text.index("--fidelity ") :][:120]
     assert "only" not in help_text[help_text.index("--batch ") :][:100]
 
 
@@ -109,6 +114,14 @@ def test_the_examples_in_the_help_are_right(parser: Parser) -> None:
 def test_the_last_value_of_a_flag_counts(parser: Parser) -> None:
     assert parse(parser, ["a.png", "-s", "2", "--scale", "3"]).settings == {"scale": "3"}
     assert parse(parser, ["a.png"]).settings == {}
+
+
+def test_a_flag_of_many_values_is_repeated() -> None:
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(settings={})
+    rule = Rule("text", "Words.", many=True)
+    _add_flag(parser.add_argument_group(""), "word", [_Use("", rule, ())])
+    assert parser.parse_args(["--word", "a", "--word", "b"]).settings == {"word": ("a", "b")}
 
 
 def test_every_word_of_other_tools_is_refused_with_ours(parser: Parser) -> None:

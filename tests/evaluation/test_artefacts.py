@@ -94,7 +94,8 @@ def test_grid_score_of_a_flat_picture_is_one_and_tiny_ones_are_refused():
 @pytest.mark.slow
 def test_grid_score_of_set14_is_as_the_trial_measured(benchmarks):
     """reference/pocket_trial.md: true pictures 1.012 in the mean, 1.107 at worst."""
-    from enlarger.evaluation.folders import pictures_in, read_rgb
+    from enlarger.evaluation.folders import pictures_in
+    from enlarger.picture.read import read_rgb
 
     scores = [grid_score(read_rgb(path)) for path in pictures_in(benchmarks / "Set14" / "HR").values()]
     assert (np.mean(scores), max(scores)) == pytest.approx((1.012, 1.107), abs=6e-4)

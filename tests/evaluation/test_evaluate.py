@@ -10,11 +10,11 @@ from PIL import Image
 from enlarger.cli.main import main
 from enlarger.errors import PictureError, SettingsError
 from enlarger.evaluation import evaluate as module
-from enlarger.evaluation.bicubic import shrink
 from enlarger.evaluation.evaluate import Entry, Player, evaluate
 from enlarger.evaluation.metrics import Judge
 from enlarger.evaluation.protocols import of_folders, of_protocol
 from enlarger.evaluation.report import comma_separated, markdown, record, rows, text
+from enlarger.picture.bicubic import shrink
 
 
 @pytest.fixture
@@ -153,11 +153,12 @@ def test_wrong_entries_are_refused_before_any_work(data):
     for entry, message in (
         (Entry("interpolat"), "interpolate"),
         (Entry("interpolate", {"filtre": "nearest"}), "did you mean filter"),
-        (Entry("interpolate", {"scale": 2}), "leave it out"),
         (Entry("theirs", results=data / "absent"), "no such folder"),
     ):
         with pytest.raises(SettingsError, match=message):
             run(data, entry)
+    with pytest.raises(SettingsError, match="leave scale out: the pairs"):
+        Entry("interpolate", {"scale": 2})
     with pytest.raises(SettingsError, match="no engine"):
         run(data)
 
@@ -200,6 +201,13 @@ def test_tables_say_means_intervals_and_paired_differences(data):
     assert "Note: a part." in document
     assert f"{nearest.gain.mean:+.2f} [" in document
     assert comma_separated("set5", outcomes).count("\n") == 1 + 3 * 2 * 2
+
+
+def test_each_engine_takes_the_machine_settings_that_it_has(data):
+    machine = {"device": "cpu", "dtype": "bfloat16", "max_memory": 2_000_000_000}
+    players = [Player(entry, machine) for entry in (BICUBIC, Entry("pocket", {"steps": 1}))]
+    assert [str(player.upscaler.engine.dtype) for player in players] == ["torch.float32", "torch.bfloat16"]
+    assert [player.upscaler.machine.max_memory for player in players] == [2_000_000_000] * 2
 
 
 def command(data, *options):
@@ -248,7 +256,13 @@ def test_the_command_exits_seven_when_some_pictures_failed(data, capsys):
     [
         (["--engines", "interpolate", "--metrics", "pnsr-y"], 2, "did you mean psnr-y"),
         (["--metrics", "psnr-y"], 2, "nothing to evaluate"),
-        (["--engines", "gan", "--metrics", "psnr-y"], 4, "--model"),
+        (["--engines", "gan", "--metrics", "psnr-y"], 2, "gan@FILE"),
+        (["--engines", "gan@absent.pth", "--metrics", "psnr-y"], 4, "no model absent.pth"),
+        (["--engines", "interpolate", "--device", "cpu"], 2, "--device changes nothing for interpolate"),
+        (["--engines", "interpolate,pocket", "--device", "tpu"], 2, "not one of auto, cpu"),
+        (["--engines", "interpolate", "--results", "theirs=absent"], 2, "no such folder"),
+        (["--engines", "interpolate:scale=2"], 2, "leave scale out"),
+        (["--engines", "pocket:samples=2"], 2, "leave samples out"),
         (["--engines", "interpolate", "--metrics", "dists"], 2, "--vgg"),
         (["--engines", "interpolate", "--seeds", "0"], 2, "--seeds '0'"),
         (["--engines", "interpolate,interpolate"], 2, "given twice"),

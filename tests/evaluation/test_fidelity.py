@@ -8,7 +8,7 @@ import pytest
 
 from enlarger.errors import PictureError
 from enlarger.evaluation import fidelity
-from enlarger.evaluation.bicubic import resize, shrink
+from enlarger.picture.bicubic import resize, shrink
 
 # What other people's code gives; the command that made it is in make_references.py.
 SKIMAGE = json.loads(Path(__file__).with_name("references.json").read_text())["scikit-image 0.26.0"]

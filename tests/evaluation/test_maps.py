@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from enlarger.errors import OutputError
-from enlarger.evaluation.bicubic import shrink
 from enlarger.evaluation.maps import FULL_DEVIATION, faithfulness, heat, write_maps
+from enlarger.picture.bicubic import shrink
 
 
 def brightness(colours):

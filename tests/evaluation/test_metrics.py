@@ -46,7 +46,7 @@ def test_the_stated_direction_is_that_of_the_numbers(name, result, reference, pi
     """A worse picture scores worse. (NIQE needs a photograph for that: test_perceptual.py.)"""
     truth, worse = pictures
     vgg = request.getfixturevalue("vgg_files") if "vgg" in METRICS[name].needs else ()
-    from enlarger.evaluation.bicubic import shrink
+    from enlarger.picture.bicubic import shrink
 
     good = worse(truth(80, 120))
     bad = good.copy()

@@ -44,8 +44,8 @@ def test_niqe_equals_basicsr(pictures):
 
 def test_niqe_of_baboon_equals_the_authors_matlab(benchmarks):
     """basicsr's comment beside its function: 5.72957338 by MATLAB for this picture."""
-    from enlarger.evaluation.bicubic import resize
-    from enlarger.evaluation.folders import read_rgb
+    from enlarger.picture.bicubic import resize
+    from enlarger.picture.read import read_rgb
 
     baboon = read_rgb(benchmarks / "Set14" / "HR" / "img_001.png")
     assert Networks().niqe(baboon) == pytest.approx(5.72957338, abs=1e-5)

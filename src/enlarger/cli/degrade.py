@@ -92,8 +92,8 @@ def _degraded(path: Path, recipe: str, seed: int, size: tuple[int, int] | None) 
     import numpy as np
     import torch
 
-    from enlarger.evaluation.degrade import degrade
-    from enlarger.evaluation.folders import read_rgb
+    from enlarger.picture.degrade import degrade
+    from enlarger.picture.read import read_rgb
 
     large = read_rgb(path)
     height, width = large.shape[:2]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from enlarger.cli.options import add_machine, machine_of
 from enlarger.cli.say import line
 from enlarger.errors import OutputError, PartialError, SettingsError
 
@@ -62,10 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", default="1", metavar="N", help="Results per picture, seeds 0 to N-1 [1].")
     parser.add_argument("--limit", metavar="N", help="Only the first N pictures.")
     parser.add_argument("-o", "--output", metavar="DIR", help="Folder for tables, values and results.")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16.")
     parser.add_argument("--json", action="store_true", help="One JSON object per engine and metric, on its own line.")
     parser.add_argument("--quiet", action="store_true", help="No progress.")
+    add_machine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{metric.name:<13} {metric.definition}.\n{'':<13} {metric.range}; {better}. {metric.source}")
         return 0
     entries = parse_entries(args.engines, args.results)
+    machine = machine_of([entry.engine for entry in entries if entry.results is None], args.settings)
     judge = Judge([name for name in args.metrics.split(",") if name.strip()], [Path(path) for path in args.vgg])
     seeds = _number(args.seeds, "--seeds", 1)
     task = _task(args)
@@ -91,7 +92,6 @@ def run(args: argparse.Namespace) -> int:
     if output is not None and output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file; -o of evaluate names a folder")
 
-    machine = {"device": args.device, "dtype": args.dtype}
     players = [Player(entry, machine) for entry in entries]
     outcomes: list[Outcome] = []
     started = time.monotonic()
@@ -115,10 +115,12 @@ def parse_entries(engines: str, results: Sequence[str]) -> list[Entry]:
 
     Raises:
         SettingsError: nothing given, or a part that cannot be read.
+        ModelError: a model that is nowhere.
     """
     from enlarger.cli.models import locate
     from enlarger.engines.catalog import find, setting_names
     from enlarger.evaluation.evaluate import Entry
+    from enlarger.evaluation.folders import pictures_in
     from enlarger.settings import build, rules
 
     entries = []
@@ -133,6 +135,8 @@ def parse_entries(engines: str, results: Sequence[str]) -> list[Entry]:
         for setting in given:
             key, _, text = setting.partition("=")
             values[key.replace("-", "_")] = text
+        if facts.needs_model and not model:
+            raise SettingsError(f"engine {name} needs a model: write {name}@FILE")
         record = build(facts.settings, values, owner=f"engine {name}", known=setting_names())
         values = {key: getattr(record, key) for key in values if key in rules(facts.settings)}
         entries.append(Entry(name, values, locate(model, None, by_hub=True) if model else None))
@@ -140,6 +144,7 @@ def parse_entries(engines: str, results: Sequence[str]) -> list[Entry]:
         name, equals, folder = word.partition("=")
         if not equals or not name or not folder:
             raise SettingsError(f"--results {word!r} is not NAME=DIR, such as theirs=results/set14")
+        pictures_in(Path(folder))
         entries.append(Entry(name, results=Path(folder)))
     if not entries:
         raise SettingsError("nothing to evaluate: give --engines, such as --engines interpolate,pocket, or --results")

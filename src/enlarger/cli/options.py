@@ -60,6 +60,21 @@ class _Gather(_Keep):
         super().__call__(parser, namespace, (*earlier, values), option_string)
 
 
+class _KeepAll(argparse.Action):
+    """Puts the texts of a setting that may be repeated into `args.settings`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep one more value."""
+        given = getattr(namespace, "settings", None) or {}
+        namespace.settings = {**given, self.dest: (*given.get(self.dest, ()), values)}
+
+
 def add_settings(parser: argparse.ArgumentParser, *records: type) -> dict[str, argparse._ArgumentGroup]:
     """Declare a flag for every setting of every engine, of loading one, and of further records.
 
@@ -172,17 +187,27 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, uses: list[_Use]) -> No
 def _help(uses: list[_Use]) -> str:
     """Meaning, which engines take it, range, default: each said once where all engines agree."""
     first = uses[0]
-    text = first.rule.help
+    text = _meaning(uses)
     engines = [facts.name for facts in _all_facts()]
     takers = [use.engine for use in uses if use.engine]
     notes = []
-    if len({(use.rule, use.default) for use in uses}) > 1:
+    if len({(_allowed(use), _default(use)) for use in uses}) > 1:
         notes = [f"{use.engine}: {', '.join(filter(None, (_allowed(use), _default(use))))}" for use in uses]
     else:
         if takers and takers != engines:
             notes.append("only " + ", ".join(takers))
         notes += [note for note in (_allowed(first), _default(first)) if note and note not in text]
     return f"{text.removesuffix('.')} [{'; '.join(notes)}].".replace("%", "%%") if notes else text.replace("%", "%%")
+
+
+def _meaning(uses: list[_Use]) -> str:
+    """What the setting means; for engines that mean different things, each one's own words."""
+    meanings: dict[str, list[str]] = {}
+    for use in uses:
+        meanings.setdefault(use.rule.help, []).append(use.engine)
+    if len(meanings) == 1:
+        return uses[0].rule.help
+    return " ".join(f"{', '.join(engines)}: {meaning}" for meaning, engines in meanings.items())
 
 
 def _allowed(use: _Use) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,6 @@ from enlarger.settings import rules, setting
 
 ENGINE = "pocket"
 """The engine when the user names none."""
-
-DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 WISHES = {"scale", "size", "longest", "megapixels"}
 """Settings of which one says how large the result is."""
@@ -83,11 +80,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-e", "--engine", metavar="ENGINE", help=f"{', '.join(engines)} [default {ENGINE}].")
     parser.add_argument("-m", "--model", metavar="MODEL", help="Model file or folder [default what ships].")
     parser.add_argument(
-        "--models-dir",
-        metavar="FOLDER",
-        help="Where else to look for a model's name; so does ENLARGER_MODELS, a list of folders.",
-    )
-    parser.add_argument(
         "--from", dest="recorded", metavar="PICTURE", help="Engine and settings of this earlier result; options win."
     )
     output = add_settings(parser, OutputOptions)["Output"]
@@ -140,15 +132,14 @@ def ordered(args: argparse.Namespace) -> Order:
         engine, given, written = _recorded(args.recorded, args.engine, given)
         quality = quality or written.get("quality")
         private = private or written.get("strip") == "private"
+    model, folder = args.model, given.get("models_dir")
+    if model is not None and "models_dir" not in rules(find(engine).facts.machine):
+        given.pop("models_dir", None)  # where the model's own name is looked up: for every engine that takes one
     listing, settings, record, machine = split(engine, given)
-    device = machine.get("device", "auto")
-    if not DEVICES.fullmatch(device):
-        raise SettingsError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N, mps")
-    model = args.model
     if listing.facts.needs_model and model is None:
         raise SettingsError(f"engine {engine} needs a model: name its file or folder with -m")
     if model is not None:
-        model = locate(model, args.models_dir, by_hub=listing.facts.extra == "diffusers")
+        model = locate(model, folder, by_hub=listing.facts.extra == "diffusers")
     return Order(
         listing,
         model,

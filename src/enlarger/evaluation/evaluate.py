@@ -12,24 +12,39 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 import enlarger
+from enlarger.engines.catalog import find
 from enlarger.errors import EnlargerError, Interrupted, PictureError, SettingsError
-from enlarger.evaluation.folders import matching, pictures_in, read_rgb
+from enlarger.evaluation.folders import matching, pictures_in
 from enlarger.evaluation.metrics import Case, Judge, Need
 from enlarger.evaluation.pixels import Bytes, Pixels, as_bytes
 from enlarger.evaluation.protocols import Pair, Task, sha256
 from enlarger.picture.atomic import appearing
+from enlarger.picture.read import read_rgb
+from enlarger.settings import rules, to_json
 from enlarger.size import Size
-from enlarger.upscaler import Upscaler
+
+if TYPE_CHECKING:
+    from enlarger.upscaler import Upscaler
 
 SIZE_SETTINGS = ("scale", "size", "longest", "megapixels", "page", "max_pixels", "seed")
 """Settings that a run sets itself; they say nothing of the engine."""
+
+NOT_FOR_ENTRIES = {
+    "scale": "the pairs of pictures set it",
+    "size": "the pairs of pictures set it",
+    "longest": "the pairs of pictures set it",
+    "megapixels": "the pairs of pictures set it",
+    "samples": "seeds give several results here",
+    "sample": "seeds give several results here",
+}
+"""Settings that an entry cannot have, and why."""
 
 REVISION = 1
 """Counted up when a metric's definition or the way of measuring changes, so that kept values are not used again."""
@@ -50,6 +65,16 @@ class Entry:
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     results: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that a run sets itself.
+
+        Raises:
+            SettingsError: there is one.
+        """
+        for name, why in NOT_FOR_ENTRIES.items():
+            if name in self.settings:
+                raise SettingsError(f"{self.label}: leave {name} out: {why}")
 
     @property
     def label(self) -> str:
@@ -89,6 +114,10 @@ class Player:
     def __init__(self, entry: Entry, machine: Mapping[str, Any]) -> None:
         """Load the engine, or list the folder; everything wrong with an entry is raised here, before any work.
 
+        Args:
+            entry: the entry.
+            machine: device, dtype and memory; an engine takes what it has.
+
         Raises:
             EnlargerError: an unknown engine or setting, a missing model, an empty folder.
         """
@@ -101,13 +130,12 @@ class Player:
         if entry.results is not None:
             self.finished = pictures_in(entry.results)
             return
-        misplaced = sorted({"scale", "size", "longest", "megapixels"} & set(entry.settings))
-        if misplaced:
-            raise SettingsError(f"{entry.label}: {misplaced[0]} is set by the pairs of pictures; leave it out")
-        self.upscaler = Upscaler(entry.engine, entry.model, **machine)
+        from enlarger.upscaler import Upscaler
+
+        self.upscaler = Upscaler(entry.engine, entry.model, **machine_for(entry.engine, machine))
         record = self.upscaler.settings(**entry.settings)
         self.has_seed = hasattr(record, "seed")
-        everything = _plain(record)
+        everything = to_json(record)
         self.settings = {name: value for name, value in everything.items() if name not in SIZE_SETTINGS}
         self.digest = self.upscaler.engine.loaded.digest
         self._warm = False
@@ -154,10 +182,14 @@ class Player:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def _plain(record: Any) -> dict[str, Any]:
-    from enlarger.settings import to_json
+def machine_for(engine: str, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings of loading that an engine has; where several engines are named, each takes its own.
 
-    return dict(to_json(record))
+    Raises:
+        SettingsError: no such engine.
+    """
+    known = rules(find(engine).facts.machine)
+    return {name: value for name, value in machine.items() if name in known}
 
 
 def _three_channels(pixels: NDArray[Any]) -> Pixels:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from enlarger.errors import PictureError
-from enlarger.evaluation.bicubic import resize
 from enlarger.evaluation.pixels import Floats, Pixels, as_bytes, as_levels, luma, same_size, without_border
+from enlarger.picture.bicubic import resize
 
 PSNR_OF_EQUAL = 100.0
 """Decibels given to equal pictures, and the most there is, so that means over pictures stay finite."""

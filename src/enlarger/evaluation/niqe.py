@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enlarger.errors import PictureError
-from enlarger.evaluation.bicubic import resize_floats
 from enlarger.evaluation.pixels import Floats, Pixels, as_bytes, as_levels, luma, without_border
+from enlarger.picture.bicubic import resize_floats
 
 BLOCK = 96
 SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from enlarger.errors import PictureError, ResourceError, SettingsError
 from enlarger.picture import decode, exif, netpbm, png, profile, tiff, xmp
-from enlarger.picture.colour import Floats, to_float
+from enlarger.picture.colour import Floats, quantise, to_float
 from enlarger.picture.picture import Metadata, Picture
 from enlarger.picture.raw import Raw, check_pixels
 from enlarger.picture.sniff import EXTENSIONS, sniff
@@ -48,6 +48,15 @@ def read(source: Any, *, max_pixels: int = MAX_PIXELS, page: int = 1) -> Picture
         return _read(source, max_pixels, page)
     except MemoryError as error:
         raise ResourceError("not enough memory to read the picture; lower --max-pixels or free some memory") from error
+
+
+def read_rgb(source: Any) -> NDArray[np.uint8]:
+    """A picture as (H, W, 3) bytes: what engines see of it, grey repeated, more than 8 bits rounded, no alpha.
+
+    Raises:
+        PictureError: See `read`.
+    """
+    return np.asarray(quantise(np.ascontiguousarray(read(source).rgb()), 8), dtype=np.uint8)
 
 
 def _read(source: Any, max_pixels: int, page: int) -> Picture:

@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from enlarger.errors import PictureError
+from enlarger.picture.degrade import degrade
+from enlarger.picture.read import read_rgb
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -26,36 +28,6 @@ MARGIN = 8
 SUFFIXES = {".webp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 
 
-def reduction_taps() -> npt.NDArray[np.float64]:
-    """MATLAB's antialiased bicubic for a quarter: 16 taps, output i weighs inputs 4i - 6 to 4i + 9."""
-    x = np.abs((np.arange(-6, 10) - 1.5) / FACTOR)
-    taps = np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0.0))
-    return np.asarray(taps / taps.sum(), dtype=np.float64)
-
-
-def reduction_matrix(side: int) -> Tensor:
-    """The reduction of a crop as a matrix, (side / 4, side + 2 MARGIN): no border rule enters, the margin is real."""
-    rows = side // FACTOR
-    matrix = np.zeros((rows, side + 2 * MARGIN), np.float32)
-    for row in range(rows):
-        first = FACTOR * row - 6 + MARGIN
-        matrix[row, first : first + 16] = reduction_taps()
-    return torch.from_numpy(matrix)
-
-
-def reduce_picture(pixels: Pixels) -> Pixels:
-    """A whole picture (H, W, 3) to a quarter of its sides, mirrored at the borders, rounded to bytes as MATLAB does."""
-    values = pixels.astype(np.float64)
-    for axis in (0, 1):
-        length = values.shape[axis]
-        places = np.arange(length // FACTOR)[:, None] * FACTOR + np.arange(-6, 10)[None]
-        places = np.where(places < 0, -1 - places, places)
-        places = np.where(places >= length, 2 * length - 1 - places, places)
-        gathered = np.moveaxis(values, axis, -1)[..., places]
-        values = np.moveaxis(gathered @ reduction_taps(), -1, axis)
-    return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
-
-
 def read_picture(path: Path) -> Pixels:
     """Decode a picture to (H, W, 3) bytes.
 
@@ -63,10 +35,9 @@ def read_picture(path: Path) -> Pixels:
         PictureError: It cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise PictureError(f"{path} cannot be decoded; remove it or name it in --hold-out", "corrupt") from error
+        return read_rgb(path)
+    except PictureError as error:
+        raise PictureError(f"{error}; remove it or name it in --hold-out", error.kind) from error
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -147,7 +118,8 @@ class Photos:
         """
         squares: Sequence[Pixels] = [self.crop(generator, side + 2 * MARGIN) for _ in range(count)]
         values = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float()
-        matrix = reduction_matrix(side)
-        small = ((matrix @ values @ matrix.T) + 0.5).floor().clamp(0, 255)
+        cells = MARGIN // FACTOR
+        # No border rule enters: the margin is real, and what it became is cut away.
+        small = degrade(values / 255, "bicubic", [0] * count)[..., cells:-cells, cells:-cells]
         sharp = values[..., MARGIN:-MARGIN, MARGIN:-MARGIN].contiguous()
-        return sharp / 127.5 - 1, small / 127.5 - 1
+        return sharp / 127.5 - 1, small.contiguous() * 2 - 1

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from enlarger.evaluation import degrade as module
-from enlarger.evaluation.bicubic import shrink
-from enlarger.evaluation.degrade import (
+from enlarger.picture import degrade as module
+from enlarger.picture.bicubic import shrink
+from enlarger.picture.degrade import (
     NAMES,
     RECIPES,
     Noise,
@@ -31,8 +31,15 @@ from enlarger.evaluation.degrade import (
     with_gaussian_noise,
     with_poisson_noise,
 )
+from tests.evaluation.conftest import truth, worse
 
 FIXTURES = Path(__file__).parents[2].parent / "shared" / "fixtures" / "stablesr"
+
+
+@pytest.fixture
+def pictures():
+    """The makers of pictures by arithmetic alone."""
+    return truth, worse
 
 
 @pytest.fixture(scope="module")

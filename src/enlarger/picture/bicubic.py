@@ -2,7 +2,8 @@
 
 Keys' cubic with a = -0.5 (Keys 1981, "Cubic Convolution Interpolation for Digital Image Processing"). When the
 picture gets smaller the kernel is stretched by the factor, so it also filters (antialiasing). Edges are mirrored
-with the border pixel repeated. Pixel centres lie at half-integers.
+with the border pixel repeated. Pixel centres lie at half-integers. (The module `resize` has Pillow's
+rule, which enlarges and shrinks for users: it differs from this one at the picture's edges only.)
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from enlarger.evaluation.pixels import Pixels
-
 Floats = NDArray[np.float64]
+Pixels = NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.float64]
 
 
 def cubic(distance: Floats) -> Floats:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from enlarger.evaluation.bicubic import resize as matlab_resize
+from enlarger.picture.bicubic import resize_floats
 
 Mode = Literal["area", "bilinear", "bicubic"]
 MODES: tuple[Mode, ...] = ("area", "bilinear", "bicubic")
@@ -475,7 +475,7 @@ def degrade(
         raise ValueError(f"{len(pictures)} pictures need as many seeds, not {len(seeds)}")
     size = size or (max(1, pictures.shape[2] // 4), max(1, pictures.shape[3] // 4))
     if recipe == "bicubic":
-        return torch.stack([_matlab(picture, size) for picture in pictures])
+        return _matlab(pictures, size)
     chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
     made = []
     for picture, seed in zip(pictures, seeds, strict=True):
@@ -486,10 +486,12 @@ def degrade(
     return (stacked * 255).round() / 255 if chosen.rounded else stacked
 
 
-def _matlab(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    levels = (picture.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
-    small = np.ascontiguousarray(matlab_resize(levels, *size))
-    return torch.from_numpy(small).to(picture).permute(2, 0, 1) / 255
+def _matlab(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """All pictures (B, C, H, W) in one resize: what lies along the third axis does not meet."""
+    count, channels, height, width = pictures.shape
+    levels = (pictures * 255).round().clamp(0, 255).reshape(count * channels, height, width).permute(1, 2, 0)
+    small = np.floor(resize_floats(levels.cpu().numpy().astype(np.float64), *size) + 0.5).clip(0, 255)
+    return torch.from_numpy(small).to(pictures).permute(2, 0, 1).reshape(count, channels, *size) / 255
 
 
 NAMES: tuple[str, ...] = ("bicubic", *RECIPES)
