@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from enlarger.canvas import autoencoder as tiled
 from enlarger.canvas.blend import Plane
 from enlarger.checkpoints.load import digest
 from enlarger.checkpoints.stablesr import AUTOENCODER, TextNames, cfw_kind, leftover, model_kind
@@ -32,16 +32,19 @@ from enlarger.checkpoints.tensors import LazyTensor, open_tensors
 from enlarger.engines import stablesr_parts as parts
 from enlarger.engines.catalog import STABLESR
 from enlarger.engines.device import pick_device, pick_dtype
-from enlarger.engines.engine import Conditioning, Engine, Loaded, Prediction
+from enlarger.engines.engine import Conditioning, Decoded, Engine, Loaded, Prediction
 from enlarger.engines.stablesr_parts import Description, Inventory
 from enlarger.errors import ModelError, SettingsError
-from enlarger.networks.cfw import Wrapping
+from enlarger.networks.cfw import Weighted, Wrapping
 from enlarger.networks.spade import maps
 from enlarger.networks.time_aware_encoder import TimeAwareEncoder
+from enlarger.sampling.memory import RESERVE, free_memory
 from enlarger.sampling.respaced import RespacedDDIM, RespacedDDPM, training_chain
 from enlarger.sampling.steps import Adjust, Moment
+from enlarger.size import Size
 
 if TYPE_CHECKING:
+    from enlarger.canvas.autoencoder import Map
     from enlarger.canvas.geometry import Pass
     from enlarger.canvas.noise import NoiseSource
     from enlarger.engines.settings import StableSRMachine, StableSRSettings
@@ -97,10 +100,11 @@ class StableSR(Engine):
     Attributes:
         description: Sizes of the networks.
         prediction: What the UNet predicts, "epsilon" or "v_prediction".
+        limit: Bytes that encoding or decoding may take; what is free if None.
         remarks: What was decided while loading, for the user.
         unet: Diffusers' UNet with the modulation.
         encoder: The time-aware encoder.
-        autoencoder: Diffusers' autoencoder, float32: CFW's own where one is given.
+        autoencoder: In float32; CFW's own where one is given.
         text: The text tower.
         wrapping: CFW's fusion layers, float32, or None.
     """
@@ -113,20 +117,22 @@ class StableSR(Engine):
         *,
         unet: nn.Module,
         encoder: TimeAwareEncoder,
-        autoencoder: nn.Module,
+        vae: nn.Module,
         text: nn.Module,
         wrapping: Wrapping | None = None,
         prediction: str = "epsilon",
         native: int = 512,
+        limit: int | None = None,
         remarks: tuple[str, ...] = (),
     ) -> None:
         self.description = description
         self.unet: Any = unet
         self.encoder = encoder
-        self.autoencoder: Any = autoencoder
+        self.autoencoder = tiled.Autoencoder(vae)
         self.text: Any = text
         self.wrapping = wrapping
         self.prediction = prediction
+        self.limit = limit
         self.remarks = remarks
         parameter = next(unet.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -189,15 +195,16 @@ class StableSR(Engine):
         self, source: Tensor, passage: Pass, prepared: Contexts, settings: StableSRSettings, noise: NoiseSource
     ) -> StableSRConditioning:
         """See `Engine.condition`: the picture's latent, the posterior's mean."""
+        latent, admitted = self.encode(source * 2 - 1, noise if settings.original else None)
         return StableSRConditioning(
             Plane(source, self.facts.grid),
-            Plane(self.encode(source, noise if settings.original else None)),
+            Plane(latent),
             prepared,
             start=settings.start == "lr",
             cfw_weight=self.cfw_weight(settings),
             original=settings.original,
             color_fix=settings.color_fix,
-            remarks=self.remarks,
+            remarks=(*self.remarks, *admitted),
         )
 
     def cfw_weight(self, settings: StableSRSettings) -> float:
@@ -215,19 +222,22 @@ class StableSR(Engine):
         return 0.0
 
     @torch.inference_mode()
-    def encode(self, source: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """A picture's latent times the latent scale, (1, 4, h, w): the posterior's mean, or with `noise` a sample."""
-        moments = self.moments(source.to(self.device) * 2 - 1)
-        mean, log_variance = moments.chunk(2, 1)
-        if noise is not None:
-            deviation = (0.5 * log_variance.clamp(-30, 20)).exp()
-            mean = mean + deviation * noise.draw(mean.shape).to(self.device)
-        return mean * self.description.latent_scale
+    def encode(self, pixels: Tensor, noise: NoiseSource | None = None) -> tuple[Tensor, tuple[str, ...]]:
+        """A picture's latent times the latent scale, and what is to be admitted of how it was made.
 
-    def moments(self, pixels: Tensor) -> Tensor:
-        """Mean and logarithm of the variance of the posterior, (1, 8, h, w), of pixels in -1..1."""
-        made: Tensor = self.autoencoder.quant_conv(self.autoencoder.encoder(pixels.float()))
-        return made
+        Args:
+            pixels: (1, 3, H, W), -1..1.
+            noise: Draws a sample of the posterior, (1, 4, h, w); None takes its mean.
+        """
+        with self.autoencoder.encode(pixels.to(self.device), limit=self.memory()) as encoded:
+            latent = encoded.mean
+            if noise is not None:
+                latent = latent + (0.5 * encoded.logvar).exp() * noise.draw(latent.shape).to(self.device)
+            return latent * self.description.latent_scale, _admitted(encoded.plan)
+
+    def memory(self) -> int:
+        """Bytes that encoding or decoding may take."""
+        return self.limit or int(free_memory(str(self.device)) * RESERVE)
 
     def latent(self, conditioning: Conditioning) -> Tensor | None:
         """See `Engine.latent`."""
@@ -244,65 +254,101 @@ class StableSR(Engine):
     def predict(self, noisy: Tensor, moment: Moment, conditioning: Conditioning) -> Prediction:
         """See `Engine.predict`; the encoder sees the tile alone, as it was trained."""
         assert isinstance(conditioning, StableSRConditioning)
-        count = len(noisy)
-        latent = conditioning.latent.tensor.to(self.device, self.dtype)
-        timestep = torch.full((count,), round(moment.timestep), device=self.device)
+        timestep = torch.full((len(noisy),), round(moment.timestep), device=self.device)
         contexts = conditioning.contexts
         both = [contexts.positive] if contexts.negative is None else [contexts.negative, contexts.positive]
-        context = torch.cat([one.to(self.device, self.dtype).expand(count, -1, -1) for one in both])
-        seen = noisy.to(self.device, self.dtype).repeat(len(both), 1, 1, 1)
-        told = self.encoder(latent, timestep)
-        with maps(told):
-            output = self.unet(seen, timestep.repeat(len(both)), encoder_hidden_states=context, return_dict=False)[
-                0
-            ].float()
+        context = torch.cat([one.expand(len(noisy), -1, -1) for one in both])
+        output = self.network(noisy, conditioning.latent.tensor, timestep, context)
         if contexts.negative is None:
             return Prediction(output)
         unconditional, conditional = output.chunk(2)
         return Prediction(conditional, unconditional)
 
+    def network(self, noisy: Tensor, latent: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        """The prediction of the UNet under the encoder's maps.
+
+        Args:
+            noisy: The state, (B, C, h, w).
+            latent: Of the input, (B, C, h, w).
+            timestep: (B,).
+            context: (n * B, 77, C); everything else is repeated n times.
+
+        Returns:
+            (n * B, C, h, w), float32.
+        """
+        timestep = timestep.to(self.device)
+        told = self.encoder(latent.to(self.device, self.dtype), timestep)
+        times = len(context) // len(noisy)
+        seen = noisy.to(self.device, self.dtype).repeat(times, 1, 1, 1)
+        context = context.to(self.device, self.dtype)
+        with maps(told):
+            output = self.unet(seen, timestep.repeat(times), encoder_hidden_states=context, return_dict=False)[0]
+        predicted: Tensor = output.float()
+        return predicted
+
     def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Engine.decode`."""
+        return self.decode_canvas(latent, conditioning).pixels
+
+    @torch.inference_mode()
+    def decode_canvas(
+        self, latent: Tensor, conditioning: Conditioning, progress: Callable[[float], None] | None = None
+    ) -> Decoded:
+        """See `Engine.decode_canvas`: with CFW the picture is encoded once more, so that nothing waits in memory."""
         assert isinstance(conditioning, StableSRConditioning)
-        features: Mapping[int, Tensor] = {}
-        if conditioning.cfw_weight:
-            features = self.features(conditioning.source.tensor.to(self.device) * 2 - 1)
-        unscaled = latent.float() / self.description.latent_scale
-        return self.decoded(unscaled, features, conditioning.cfw_weight) / 2 + 0.5
+        source = conditioning.source.tensor.to(self.device) * 2 - 1
+        unscaled = latent.to(self.device, torch.float32) / self.description.latent_scale
+        weight = conditioning.cfw_weight
+        if weight:
+            with self.wrapped(source) as features:
+                made = self.decoded(unscaled, features, weight, progress)
+        else:
+            made = self.decoded(unscaled, {}, 0.0, progress)
+        return Decoded(made.pixels / 2 + 0.5, _admitted(made.plan))
 
-    def features(self, pixels: Tensor) -> Mapping[int, Tensor]:
-        """The encoder's features that CFW fuses in, by level, (1, C, H / 2^level, W / 2^level); of pixels in -1..1."""
+    @contextmanager
+    def wrapped(self, pixels: Tensor) -> Iterator[Mapping[int, Map]]:
+        """The encoder's features that CFW fuses in, of pixels in -1..1; by level, 0 the picture's own size."""
         assert self.wrapping is not None
-        found: dict[int, Tensor] = {}
-        with ExitStack() as hooks:
-            for level in self.wrapping.levels:
-                block = self.autoencoder.encoder.down_blocks[level].resnets[-1]
-                handle = block.register_forward_hook(partial(_keep, found, level))
-                hooks.callback(handle.remove)
-            self.moments(pixels)
-        return found
+        with self.autoencoder.encode(pixels, taps=self.wrapping.levels, limit=self.memory() // 2) as encoded:
+            yield encoded.features
 
-    def decoded(self, latent: Tensor, features: Mapping[int, Tensor], weight: float) -> Tensor:
+    def decoded(
+        self,
+        latent: Tensor,
+        features: Mapping[int, Map],
+        weight: float,
+        progress: Callable[[float], None] | None = None,
+    ) -> tiled.Decoded:
         """Pixels in -1..1 of an unscaled latent, not clamped; a weight of 0 is the plain decoder."""
-        with ExitStack() as hooks:
-            if weight:
-                assert self.wrapping is not None
-                stages = self.autoencoder.decoder.up_blocks
-                for level in self.wrapping.levels:
-                    block = stages[len(stages) - 1 - level].resnets[-1]
-                    fuse = partial(_fuse, self.wrapping.layer(level), features[level], weight)
-                    hooks.callback(block.register_forward_hook(fuse).remove)
-            made: Tensor = self.autoencoder.decoder(self.autoencoder.post_quant_conv(latent))
-        return made
+        if not weight:
+            return self.autoencoder.decode(latent, limit=self.memory(), progress=progress)
+        # The decoder's levels are counted from the coarsest.
+        last = len(self.description.autoencoder.multipliers) - 1
+        return self.autoencoder.decode(
+            latent,
+            limit=self.memory() // 2,
+            insertions=self.insertions(weight),
+            features={last - level: each for level, each in features.items()},
+            progress=progress,
+        )
+
+    def insertions(self, weight: float) -> Mapping[int, nn.Module]:
+        """CFW's fusion layers for the decoder, by its levels."""
+        assert self.wrapping is not None
+        last = len(self.description.autoencoder.multipliers) - 1
+        return {last - level: Weighted(self.wrapping.layer(level), weight) for level in self.wrapping.levels}
+
+    def decode_memory(self, output: Size) -> int:
+        """See `Engine.decode_memory`."""
+        cells = Size(output.height // self.facts.grid, output.width // self.facts.grid)
+        insertions = self.insertions(1.0) if self.wrapping is not None else {}
+        return self.autoencoder.plan_decode(cells, limit=0, insertions=insertions).memory
 
 
-def _keep(found: dict[int, Tensor], level: int, _: nn.Module, __: Any, output: Tensor) -> None:
-    found[level] = output
-
-
-def _fuse(layer: nn.Module, encoded: Tensor, weight: float, _: nn.Module, __: Any, output: Tensor) -> Tensor:
-    added: Tensor = layer(encoded, output)
-    return output + weight * added
+def _admitted(plan: tiled.Plan) -> tuple[str, ...]:
+    """What the record must say of an autoencoder's run."""
+    return () if plan.attention == "exact" else (f"the autoencoder's attention: {plan.attention}",)
 
 
 def toward(reference: Tensor, strength: float, *, until: float, since: float = math.inf) -> Adjust:
@@ -373,11 +419,12 @@ def load(path: Path, machine: StableSRMachine) -> StableSR:
         description,
         unet=unet.network,
         encoder=encoder.network,
-        autoencoder=vae.network,
+        vae=vae.network,
         text=text.network,
         wrapping=fusion,
         prediction=machine.prediction or description.prediction or "epsilon",
         native=description.native or 512,
+        limit=machine.max_memory,
     )
     engine.loaded = Loaded(path.stem, digest(path))
     return engine

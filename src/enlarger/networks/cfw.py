@@ -66,6 +66,21 @@ class Fusion(nn.Module):
         return made
 
 
+class Weighted(nn.Module):
+    """A fusion layer put behind a level of the decoder, as `canvas.autoencoder` takes it (equation 5 of the paper)."""
+
+    def __init__(self, layer: Fusion, weight: float) -> None:
+        """Let `layer` count `weight`, 0 (nothing) to 1 (as trained)."""
+        super().__init__()
+        self.layer = layer
+        self.weight = weight
+
+    def forward(self, features: Tensor, state: Tensor) -> Tensor:
+        """The decoder's new map from the encoder's and its own, (1, channels, h, w) all three."""
+        made: Tensor = state + self.layer(features, state) * self.weight
+        return made
+
+
 def fused_levels(levels: int) -> tuple[int, ...]:
     """Levels of an autoencoder, 0 the picture's own size, that are fused: all but the first and the last."""
     return tuple(range(1, levels - 1))
