@@ -144,9 +144,35 @@ class Several:
 def test_a_setting_may_have_several_values_each_by_the_rule():
     assert build(Several, {"weights": ["0.5", 2]}, owner="x").weights == (0.5, 2.0)
     assert build(Several, {"weights": 1}, owner="x").weights == (1.0,)
-    with pytest.raises(SettingsError, match="weights 3.0 is out of range: 0 to 2"):
+    with pytest.raises(SettingsError, match=r"weights 3\.0 is out of range: 0 to 2"):
         build(Several, {"weights": (1, 3)}, owner="x")
     record = build(Several, {"weights": (0.5, 1), "frame": "30x20"}, owner="x")
     stored = json.loads(json.dumps(to_json(record)))
     assert stored == {"weights": [0.5, 1.0], "frame": "30x20"}
     assert build(Several, stored, owner="x") == record
+
+
+@dataclass(frozen=True)
+class WithFile:
+    """A record with files."""
+
+    map: tuple[str, ...] = setting((), "Maps.", kind="file", many=True)
+    one: str | None = setting(None, "One.", kind="file")
+
+
+def test_a_file_is_recorded_by_its_name_and_what_it_holds(tmp_path):
+    path = tmp_path / "private folder" / "edges.png"
+    path.parent.mkdir()
+    path.write_bytes(b"one")
+    first = to_json(build(WithFile, {"map": [path], "one": str(path)}, owner="x"))
+    assert first["map"] == [first["one"]]
+    assert first["one"].startswith("edges.png (")
+    assert "private" not in json.dumps(first)
+    path.write_bytes(b"two")
+    assert to_json(build(WithFile, {"one": path}, owner="x"))["one"] != first["one"]
+    missing = to_json(build(WithFile, {"one": tmp_path / "none.png"}, owner="x"))
+    assert missing == {"map": [], "one": "none.png"}
+    with pytest.raises(SettingsError, match="is no file"):
+        build(WithFile, {"one": " "}, owner="x")
+    with pytest.raises(SettingsError, match="the path of a file"):
+        build(WithFile, {"one": 3}, owner="x")

@@ -12,7 +12,9 @@ Nothing here imports torch, numpy or Pillow.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -22,8 +24,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 from enlarger.errors import SettingsError
 from enlarger.size import MAX_SCALE, MAX_SIDE, Size
 
-Kind = Literal["int", "float", "bool", "text", "size", "seed", "bytes"]
-"""How a value is read: `size` is WxH, `seed` also takes "random", `bytes` takes 3GB."""
+Kind = Literal["int", "float", "bool", "text", "file", "size", "seed", "bytes"]
+"""How a value is read: `size` is WxH, `seed` also takes "random", `bytes` takes 3GB. A `file` is known to records by
+its name and what it holds, never by its path."""
 
 MAX_SEED = 2**63 - 1
 
@@ -374,6 +377,7 @@ _KIND_WORDS: dict[Kind, str] = {
     "float": "a number",
     "bool": "yes or no",
     "text": "text",
+    "file": "the path of a file",
     "size": "a size such as 1800x512",
     "seed": f"a seed (0 to {MAX_SEED}, or random)",
     "bytes": "a memory size such as 3GB",
@@ -418,6 +422,13 @@ def _to_text(value: Any) -> str:
     return value
 
 
+def _to_file(value: Any) -> str:
+    text = _to_text(os.fspath(value))
+    if not text.strip():
+        raise SettingsError("is no file")
+    return text
+
+
 def _to_size(value: Any) -> Size:
     if isinstance(value, Size):
         return value
@@ -456,6 +467,7 @@ _CONVERTERS = {
     "float": _to_float,
     "bool": _to_bool,
     "text": _to_text,
+    "file": _to_file,
     "size": _to_size,
     "seed": _to_seed,
     "bytes": _to_bytes,
@@ -463,11 +475,27 @@ _CONVERTERS = {
 
 
 def to_json(record: Any) -> dict[str, Any]:
-    """The settings as plain JSON values; `build` on the result's items gives the same record again."""
+    """The settings as plain JSON values; `build` on the result's items gives the same record again, except for files.
+
+    A file becomes its name and a digest of what it holds: a path would say too much, a name too little.
+    """
     plain = asdict(record)
     for name, rule in rules(type(record)).items():
         if rule.many:
-            plain[name] = list(plain[name])
-        elif rule.kind == "size" and plain[name] is not None:
-            plain[name] = str(Size(*plain[name]))
+            plain[name] = [_plainly(value, rule) for value in plain[name]]
+        elif plain[name] is not None:
+            plain[name] = _plainly(plain[name], rule)
     return plain
+
+
+def _plainly(value: Any, rule: Rule) -> Any:
+    if rule.kind == "size":
+        return str(Size(*value))
+    if rule.kind != "file":
+        return value
+    name = os.path.basename(value)
+    try:
+        with open(value, "rb") as file:
+            return f"{name} ({hashlib.file_digest(file, 'sha256').hexdigest()[:16]})"
+    except OSError:  # whoever uses the file says so
+        return name
