@@ -1,4 +1,4 @@
-"""The sheet as a page: all results whole, crops where they differ most. One file, no scripts, nothing from elsewhere."""
+"""The sheet as a page: all results whole, crops where they differ most. One file, without scripts or links."""
 
 from __future__ import annotations
 
