@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from enlarger.canvas.blend import Tiling
 from enlarger.canvas.geometry import Canvas, Pass, place, target_size
-from enlarger.sampling.memory import RESERVE, fit_tile, free_memory
+from enlarger.sampling.memory import BASE_MEMORY, RESERVE, fit_tile, free_memory
 from enlarger.sampling.stream import stages
 from enlarger.size import Size
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 ONE_TILE = 1.5
 """A picture up to so many default tiles long is not cut: halos would cost more than the memory is worth."""
-
-BASE_MEMORY = 350_000_000
-"""Bytes that Python, torch and numpy take before any picture (measured on Linux, CPU build)."""
 
 MOST_TILES = 8
 """Tiles in a forward pass that a GPU is given where its memory allows; more are no faster."""
@@ -109,7 +106,7 @@ def make_plan(engine: Engine, machine: Loading, source: Size, settings: Any) -> 
         visits = stages(process, facts.decode_field)
         cost = _Streamed(engine, canvas, visits)
     else:
-        visits = max(1, len(process.moments)) if process else 1
+        visits = len(process.moments) + 1 if process else 1  # and once to decode
         cost = _Blended(engine, canvas, settings)
         if settings.batch is None:
             batch = _most(engine, cost, min(wanted, max(largest)), budget)

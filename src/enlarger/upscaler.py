@@ -252,7 +252,11 @@ class Upscaler:
         assert last is not None
         assert last.state is not None
         clock.warnings += last.warnings
-        decoded = engine.decode_canvas(last.state, conditioning)
+        reached, area = clock.done, passage.padded.times(passage.factor).area
+        decoded = engine.decode_canvas(
+            last.state, conditioning, lambda share: clock.advance(reached + int(area * share) - clock.done)
+        )
+        clock.advance(reached + area - clock.done)
         clock.remarks += conditioning.remarks + decoded.remarks
         return WholeRows(decoded.pixels[0].float().cpu())
 

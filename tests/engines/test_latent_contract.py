@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import enlarger
-from enlarger.errors import ModelError, SettingsError
+from enlarger.errors import Interrupted, ModelError, SettingsError
+from enlarger.sampling.memory import BASE_MEMORY
 from enlarger.settings import rules
 from tests.engines import tiny
 
@@ -241,6 +242,30 @@ def test_half_the_memory_shrinks_the_tile(parts, name):
     smaller = tight.plan(size, tight.settings(tile=2048))
     assert smaller.tile < plan.tile
     assert smaller.memory <= plan.memory * 2 // 3
+
+
+@each_engine
+def test_decoding_in_tiles_gives_the_same_picture_and_the_record_says_so(parts, name):
+    settings = {**FAST, "scale": 4, "tile": 4096}
+    whole = enlarger.Upscaler(name, components=parts[name])(picture(40, 36), **settings)
+    assert whole.remarks == ()
+    up = enlarger.Upscaler(name, components=parts[name], max_memory=BASE_MEMORY + 3_000_000)
+    up.plan = enlarger.Upscaler(name, components=parts[name]).plan  # the network's tiles stay; only decoding is short
+    tiled = up(picture(40, 36), **settings)
+    assert any("in tiles of" in remark for remark in tiled.remarks)
+    assert tiled.record()["remarks"] == list(tiled.remarks)
+    assert furthest(whole, tiled) <= 1e-4
+
+
+@each_engine
+def test_progress_counts_up_to_the_end_and_cancels(upscalers, name):
+    up = upscalers[name]
+    seen: list[tuple[int, int]] = []
+    up(picture(12, 12), scale=4, **FAST, progress=lambda now: seen.append((now.done, now.total)))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1][0] == seen[-1][1]
+    with pytest.raises(Interrupted):
+        up(picture(12, 12), scale=4, **FAST, progress=lambda now: now.done < now.total // 2)
 
 
 @each_engine

@@ -45,7 +45,8 @@ def test_equals_diffusers_own_pipeline(parts, upscaler, settings):
     pipe.set_progress_bar_config(disable=True)
     source = picture(12, 20)
     generator = torch.Generator().manual_seed(7)
-    made = pipe(prompt="a cat", image=source[None], num_inference_steps=3, generator=generator).images[0]
+    call = {"prompt": "a cat", "image": source[None], "num_inference_steps": 3, "output_type": "np", **settings}
+    made = pipe(**call, generator=generator).images[0]
     result = upscaler(source, prompt="a cat", steps=3, seed=7, consistency=0.0, **settings)
     assert result.pixels.shape == made.shape
     assert np.abs(result.pixels - made).max() <= 2e-4
@@ -100,7 +101,7 @@ def test_no_seam_at_the_default_tiles_and_the_meter_sees_one_without_blending(pa
     up = enlarger.Upscaler("x4", components={**parts, "unet": TiledMean(), "scheduler": scheduler})
     latents: list[torch.Tensor] = []
 
-    def listen(latent: torch.Tensor, conditioning: Any) -> Decoded:
+    def listen(latent: torch.Tensor, conditioning: Any, progress: Any = None) -> Decoded:
         latents.append(latent)
         return Decoded(torch.zeros(1, 3, 4 * latent.shape[2], 4 * latent.shape[3]))
 

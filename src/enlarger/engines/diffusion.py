@@ -8,18 +8,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from enlarger.canvas.autoencoder import Autoencoder, Plan
 from enlarger.checkpoints.text import Text, TextEncoders
 from enlarger.engines.device import pick_device, pick_dtype
-from enlarger.engines.engine import Loaded, Prediction
+from enlarger.engines.engine import Decoded, Loaded, Prediction
 from enlarger.engines.settings import ModelMachine, PromptedSettings
 from enlarger.errors import ModelError
+from enlarger.sampling.memory import BASE_MEMORY, RESERVE, free_memory
 from enlarger.sampling.scheduler import DiffusersSteps
 from enlarger.sampling.steps import Moment
+from enlarger.size import Size
 
 if TYPE_CHECKING:
     from enlarger.canvas.noise import NoiseSource
@@ -39,6 +43,7 @@ class Parts:
         loaded: For records and errors.
         device: Where everything is.
         dtype: Of the UNet and the text encoders.
+        limit: Bytes that the user allows, if told.
     """
 
     unet: nn.Module
@@ -49,6 +54,17 @@ class Parts:
     loaded: Loaded
     device: torch.device
     dtype: torch.dtype
+    limit: int | None = None
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder:
+        """`vae`, at any size and in bounded memory."""
+        return Autoencoder(self.vae)
+
+    def free(self) -> int:
+        """Bytes that may be taken beside the weights and what is held already."""
+        free = int(free_memory(str(self.device)) * RESERVE)
+        return free if self.limit is None else min(free, max(1, self.limit - BASE_MEMORY))
 
     @property
     def latent_channels(self) -> int:
@@ -96,16 +112,16 @@ def load_parts(
                 f"engine {engine} ships no weights: name your model with --model (a folder, a .safetensors or .ckpt "
                 "file, a hub id, or a name in --models-dir)"
             )
-        checkpoint = _open(model, machine, families, engine)
+        checkpoint = open_model(model, machine, families, engine)
         names = [name for name in PARTS if checkpoint.has(name)]
         components = checkpoint.components([*names, "scheduler", *configs], dtype=dtype, device=device)
         if machine.vae is None:
             components["vae"] = checkpoint.module("vae", dtype=torch.float32, device=device)
         loaded = Loaded(checkpoint.name, checkpoint.digest, checkpoint.notes)
     else:
-        components = {name: _moved(part, device, dtype) for name, part in components.items()}
+        components = {name: moved(part, device, dtype) for name, part in components.items()}
     if machine.vae is not None:
-        other = _open(machine.vae, machine, ("vae",), engine)
+        other = open_model(machine.vae, machine, ("vae",), engine)
         components = {**components, "vae": other.module("vae", dtype=torch.float32, device=device)}
     missing = [name for name in ("unet", "vae", "scheduler", *configs) if components.get(name) is None]
     if missing:
@@ -119,6 +135,7 @@ def load_parts(
         loaded=loaded,
         device=device,
         dtype=dtype,
+        limit=machine.max_memory,
     )
 
 
@@ -132,14 +149,14 @@ def _placed(machine: ModelMachine, components: Mapping[str, Any] | None) -> tupl
     return device, pick_dtype(machine.dtype, device, half=True)
 
 
-def _open(model: str, machine: ModelMachine, families: Collection[str], engine: str) -> Checkpoint:
+def open_model(model: str, machine: ModelMachine, families: Collection[str], engine: str) -> Checkpoint:
     from enlarger.checkpoints.open import open_checkpoint
 
     folders = (machine.models_dir,) if machine.models_dir else ()
     return open_checkpoint(model, models_dirs=folders, families=families, engine=engine)
 
 
-def _moved(part: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def moved(part: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """A part of a pipeline in memory, on the device and in the dtype; the pipeline's own stays as it is."""
     if not isinstance(part, nn.Module):
         return part
@@ -201,23 +218,42 @@ def make_steps(parts: Parts, settings: Any, *, strength: float | None = None) ->
     )
 
 
-def encode_picture(vae: Any, pixels: Tensor, noise: NoiseSource) -> Tensor:
+def encode_picture(parts: Parts, pixels: Tensor, noise: NoiseSource) -> tuple[Tensor, tuple[str, ...]]:
     """A sample (1, 4, h, w) of the latents that a picture (1, 3, H, W), 0..1, may have; one draw of its shape.
 
     Kingma and Welling 2014, arXiv 1312.6114: mean + deviation * noise, scaled as the networks were trained.
+
+    Returns:
+        The sample, and what the result's record must admit.
     """
-    spread = vae.encode(pixels.float() * 2 - 1).latent_dist
-    sample = spread.mean + spread.std * noise.draw(spread.mean.shape).to(spread.mean.device)
-    mean, deviation = _levels(vae, sample)
-    scaled: Tensor = (sample - mean) / deviation * float(vae.config.scaling_factor)
-    return scaled
+    with parts.autoencoder.encode(pixels.float() * 2 - 1, limit=parts.free()) as spread:
+        drawn = noise.draw(spread.mean.shape).to(spread.mean.device)
+        sample = spread.mean + torch.exp(spread.logvar / 2) * drawn
+    mean, deviation = _levels(parts.vae, sample)
+    return (sample - mean) / deviation * parts.autoencoder.scaling, _admitted("encoded", spread.plan)
 
 
-def decode(vae: Any, latent: Tensor) -> Tensor:
-    """From a latent to pixels (B, 3, H, W), nominally 0..1, in float32."""
-    mean, deviation = _levels(vae, latent)
-    pixels: Tensor = vae.decode(latent.float() / vae.config.scaling_factor * deviation + mean, return_dict=False)[0]
-    return pixels / 2 + 0.5
+def decode(parts: Parts, latent: Tensor, progress: Callable[[float], None] | None = None) -> Decoded:
+    """From a canvas's latent (1, C, h, w) to pixels, about 0..1, in float32: whole, or in tiles that do not show."""
+    mean, deviation = _levels(parts.vae, latent)
+    clean = latent.float() / parts.autoencoder.scaling * deviation + mean
+    made = parts.autoencoder.decode(clean, limit=parts.free(), progress=progress)
+    return Decoded(made.pixels / 2 + 0.5, _admitted("decoded", made.plan))
+
+
+def decode_memory(parts: Parts, output: Size) -> int:
+    """Bytes that `decode` takes at the least for so many output pixels."""
+    factor = parts.autoencoder.factor
+    size = Size(max(1, output.height // factor), max(1, output.width // factor))
+    return parts.autoencoder.plan_decode(size, limit=1).memory
+
+
+def _admitted(done: str, plan: Plan) -> tuple[str, ...]:
+    """What a result's record must say of a run of the autoencoder; nothing where it ran whole."""
+    if plan.tile is None and plan.attention == "exact":
+        return ()
+    tiles = "whole" if plan.tile is None else f"in tiles of {plan.tile} cells"
+    return (f"autoencoder: {done} {tiles}, attention {plan.attention}",)
 
 
 def _levels(vae: Any, like: Tensor) -> tuple[Tensor | float, Tensor | float]:

@@ -7,7 +7,7 @@ canvas, the loop and the restoration are the same for all. Its facts are data th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -227,8 +227,16 @@ class Engine(ABC):
         Engines without denoising get the source here as `latent`: this is their "enlarge a tile".
         """
 
-    def decode_canvas(self, latent: Tensor, conditioning: Conditioning) -> Decoded:
-        """The same for the whole canvas of a blended engine, which keeps to its memory by itself."""
+    def decode_canvas(
+        self, latent: Tensor, conditioning: Conditioning, progress: Callable[[float], None] | None = None
+    ) -> Decoded:
+        """The same for the whole canvas of a blended engine, which keeps to its memory by itself.
+
+        Args:
+            latent: (1, C, h, w), the loop's result.
+            conditioning: Of the whole canvas.
+            progress: Told the share that is done, 0..1; what it raises ends the work.
+        """
         return Decoded(self.decode(latent, conditioning))
 
     def decode_memory(self, output: Size) -> int:

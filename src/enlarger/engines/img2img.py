@@ -43,8 +43,8 @@ class Img2Img(PromptedEngine):
         """See `Engine.condition`."""
         if settings.strength == 0:
             return PromptedConditioning(Plane(source, 8))
-        start = self.encode(source, noise)
-        return PromptedConditioning(**self.shared(source, passage, prepared, settings, start))
+        start, remarks = self.encode(source, noise)
+        return PromptedConditioning(**self.shared(source, passage, prepared, settings, start), remarks=remarks)
 
     def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Engine.decode`; what was not denoised is the enlarged picture itself."""

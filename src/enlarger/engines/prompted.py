@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from enlarger.canvas.geometry import Pass
 from enlarger.canvas.noise import NoiseSource
 from enlarger.engines import diffusion
 from enlarger.engines.diffusion import Parts, Prompts
-from enlarger.engines.engine import Conditioning, Engine, Facts, Prediction
+from enlarger.engines.engine import Conditioning, Decoded, Engine, Facts, Prediction
 from enlarger.engines.settings import ImagineSettings, ModelMachine, Region, read_region
 from enlarger.errors import ModelError, SettingsError
 from enlarger.sampling.steps import Moment
@@ -137,9 +137,9 @@ class PromptedEngine(Engine):
             "guidance": settings.guidance_scale if self.guidance_width else None,
         }
 
-    def encode(self, source: Tensor, noise: NoiseSource) -> Tensor:
-        """A picture's latent (1, 4, h, w): one sample of what the autoencoder thinks it may be, one draw."""
-        return diffusion.encode_picture(self.parts.vae, source.to(self.device), noise)
+    def encode(self, source: Tensor, noise: NoiseSource) -> tuple[Tensor, tuple[str, ...]]:
+        """A picture's latent (1, 4, h, w), one sample of what it may be, one draw; and what must be admitted of it."""
+        return diffusion.encode_picture(self.parts, source.to(self.device), noise)
 
     def latent(self, conditioning: Conditioning) -> Tensor | None:
         """See `Engine.latent`."""
@@ -192,7 +192,17 @@ class PromptedEngine(Engine):
 
     def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Engine.decode`."""
-        return diffusion.decode(self.parts.vae, latent)
+        return diffusion.decode(self.parts, latent).pixels
+
+    def decode_canvas(
+        self, latent: Tensor, conditioning: Conditioning, progress: Callable[[float], None] | None = None
+    ) -> Decoded:
+        """See `Engine.decode_canvas`: exact, and in tiles where the whole does not fit."""
+        return diffusion.decode(self.parts, latent, progress)
+
+    def decode_memory(self, output: Size) -> int:
+        """See `Engine.decode_memory`."""
+        return diffusion.decode_memory(self.parts, output)
 
 
 def region_shares(regions: Sequence[Region], passage: Pass, cells: Size) -> Tensor | None:

@@ -6,7 +6,7 @@ diffusers' StableDiffusionUpscalePipeline draws in this order, so equal seeds gi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,11 +19,12 @@ from enlarger.canvas.noise import NoiseSource
 from enlarger.engines import diffusion
 from enlarger.engines.catalog import X4
 from enlarger.engines.diffusion import Parts, Prompts
-from enlarger.engines.engine import Conditioning, Engine, Prediction
+from enlarger.engines.engine import Conditioning, Decoded, Engine, Prediction
 from enlarger.engines.settings import ModelMachine, X4Settings
 from enlarger.sampling.scheduler import add_noise
 from enlarger.sampling.steps import Moment, Steps
 from enlarger.settings import Machine
+from enlarger.size import Size
 
 
 @dataclass(frozen=True)
@@ -91,4 +92,14 @@ class X4Upscaler(Engine):
 
     def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Engine.decode`."""
-        return diffusion.decode(self.parts.vae, latent)
+        return diffusion.decode(self.parts, latent).pixels
+
+    def decode_canvas(
+        self, latent: Tensor, conditioning: Conditioning, progress: Callable[[float], None] | None = None
+    ) -> Decoded:
+        """See `Engine.decode_canvas`: exact, and in tiles where the whole does not fit."""
+        return diffusion.decode(self.parts, latent, progress)
+
+    def decode_memory(self, output: Size) -> int:
+        """See `Engine.decode_memory`."""
+        return diffusion.decode_memory(self.parts, output)

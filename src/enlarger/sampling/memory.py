@@ -12,6 +12,10 @@ RESERVE = 0.8
 """Share of the free memory that is planned for; the rest is left to the system and to our error."""
 
 
+BASE_MEMORY = 350_000_000
+"""Bytes that Python, torch and numpy take before any picture (measured on Linux, CPU build)."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out; torch's CPU allocator only has words for it."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
