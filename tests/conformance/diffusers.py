@@ -52,6 +52,10 @@ WORDS = {
     "original_size": "original_size",
     "target_size": "target_size",
     "crops_coords_top_left": "crop",
+    "controlnet_conditioning_scale": "control_scale",
+    "control_guidance_start": "control_start",
+    "control_guidance_end": "control_end",
+    "guess_mode": "guess_mode",
 }
 """Diffusers' argument -> our setting."""
 
@@ -159,9 +163,42 @@ def run_img2img(folder: Path, case: Mapping[str, Any]) -> Outcome:
     return enlarged(upscaler, image, seed=case["seed"], scale=1, consistency=0.0, color_fix="none", **settings)
 
 
+def controls_of(folder: Path, case: Mapping[str, Any]) -> list[str]:
+    """The case's ControlNets: one folder, named as often as there are copies."""
+    name = "controlnet_sdxl" if case["model"].startswith("sdxl") else "controlnet_tile"
+    return [str(folder / name)] * int(case["controlnets"])
+
+
+def control_files(folder: Path, given: str | list[str]) -> list[str]:
+    """The control pictures of a case."""
+    return [str(folder / "pictures" / f"{name}.png") for name in ([given] if isinstance(given, str) else given)]
+
+
+def run_controlnet(folder: Path, case: Mapping[str, Any]) -> Outcome:
+    """StableDiffusionControlNetImg2ImgPipeline and its SDXL sister."""
+    components = components_of(folder, case, "controlnet")
+    upscaler = Upscaler("controlnet", components=components, control=controls_of(folder, case), device="cpu")
+    settings = {**DEFAULTS[case["pipeline"]], **settings_of(case["call"])}
+    settings["control_image"] = control_files(folder, case["pictures"]["control_image"])
+    image = picture(folder, case["pictures"]["image"], case["name"])
+    return enlarged(upscaler, image, seed=case["seed"], scale=1, consistency=0.0, color_fix="none", **settings)
+
+
 DEFAULTS: dict[str, dict[str, Any]] = {
     "StableDiffusionImg2ImgPipeline": {"steps": 50, "strength": 0.8, "guidance_scale": 7.5},
     "StableDiffusionXLImg2ImgPipeline": {"steps": 50, "strength": 0.3, "guidance_scale": 5.0},
+    "StableDiffusionControlNetImg2ImgPipeline": {
+        "steps": 50,
+        "strength": 0.8,
+        "guidance_scale": 7.5,
+        "control_scale": 0.8,
+    },
+    "StableDiffusionXLControlNetImg2ImgPipeline": {
+        "steps": 50,
+        "strength": 0.8,
+        "guidance_scale": 5.0,
+        "control_scale": 0.8,
+    },
 }
 """What diffusers' pipelines take where a call says nothing."""
 
@@ -169,6 +206,8 @@ RUNNERS: dict[str, Callable[[Path, Mapping[str, Any]], Outcome]] = {
     "StableDiffusionUpscalePipeline": run_x4,
     "StableDiffusionImg2ImgPipeline": run_img2img,
     "StableDiffusionXLImg2ImgPipeline": run_img2img,
+    "StableDiffusionControlNetImg2ImgPipeline": run_controlnet,
+    "StableDiffusionXLControlNetImg2ImgPipeline": run_controlnet,
 }
 """Diffusers' class -> how Enlarger does the same."""
 

@@ -10,13 +10,21 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from enlarger.engines.engine import Facts
-from enlarger.engines.settings import Img2ImgSettings, ModelMachine, StableSRMachine, StableSRSettings, X4Settings
+from enlarger.engines.settings import (
+    ControlMachine,
+    ControlNetSettings,
+    Img2ImgSettings,
+    ModelMachine,
+    StableSRMachine,
+    StableSRSettings,
+    X4Settings,
+)
 from enlarger.errors import ModelError, SettingsError
 from enlarger.settings import Loading, Machine, SeededSettings, TiledSettings, consistency, rules, setting
 
@@ -159,12 +167,23 @@ IMG2IMG = Facts(
     links=("https://arxiv.org/abs/2108.01073",),
 )
 
+CONTROLNET = replace(
+    IMG2IMG,
+    name="controlnet",
+    summary="Your Stable Diffusion model with ControlNets (Tile, canny, pose, ...): much new detail, the form stays.",
+    settings=ControlNetSettings,
+    machine=ControlMachine,
+    bytes_per_pixel=3200,
+    links=("https://arxiv.org/abs/2302.05543",),
+)
+
 BUILT_IN = (
     Listing(INTERPOLATE, "enlarger.engines.interpolate:Interpolate"),
     Listing(POCKET, "enlarger.engines.pocket:Pocket"),
     Listing(GAN, "enlarger.engines.gan:Gan"),
     Listing(X4, "enlarger.engines.x4:X4Upscaler"),
     Listing(IMG2IMG, "enlarger.engines.img2img:Img2Img"),
+    Listing(CONTROLNET, "enlarger.engines.controlnet:ControlNet"),
     Listing(STABLESR, "enlarger.engines.stablesr:StableSR"),
 )
 

@@ -307,3 +307,105 @@ class Img2ImgSettings(ImagineSettings):
         metavar="F",
     )  # fmt: skip
     rounds: int = setting(1, "Growing step by step to the target, each size made anew.", low=1, high=8, metavar="N")
+
+
+MAPS = ("picture", "canny", "soft", "pose", "depth")
+"""What a control picture can be made of."""
+
+CONTROL_TYPES = ("pose", "depth", "soft", "canny", "normal", "segment", "tile", "repaint")
+"""What a union ControlNet can be told of a control picture, in the order of its inputs."""
+
+
+@dataclass(frozen=True)
+class ControlMachine(ModelMachine):
+    """How a model with ControlNets is loaded."""
+
+    control: tuple[str, ...] = setting(
+        (), "A ControlNet: a file, a folder, or a name in the models folder; may be given several times.", kind="text",
+        many=True, metavar="NET[:SUBFOLDER]", group="Model",
+    )  # fmt: skip
+    map_model: str | None = setting(
+        None, "Folder of a depth model (transformers), for the control map depth.", kind="text", metavar="FOLDER",
+        group="Model",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ControlledSettings(ImagineSettings):
+    """What every engine with ControlNets may be told; lists have one value for each net, or one for all."""
+
+    control_image: tuple[str, ...] = setting(
+        (), "Picture that a ControlNet follows, or OpenPose's JSON; default: the input.", kind="file", many=True,
+        metavar="FILE", group="Control",
+    )  # fmt: skip
+    control_map: tuple[str, ...] = setting(
+        (), "What is made of it; default: pose for JSON, else the picture as it is.", kind="text", many=True,
+        choices=MAPS, group="Control",
+    )  # fmt: skip
+    control_scale: tuple[float, ...] = setting(
+        (), "How much a ControlNet counts, 0 to 2; default 1.", kind="float", low=0, high=2, many=True, metavar="F",
+        group="Control",
+    )  # fmt: skip
+    control_start: tuple[float, ...] = setting(
+        (), "Share of the steps after which it sets in; default 0.", kind="float", low=0, high=1, many=True,
+        metavar="F", group="Control",
+    )  # fmt: skip
+    control_end: tuple[float, ...] = setting(
+        (), "Share of the steps after which it stops; default 1.", kind="float", low=0, high=1, many=True,
+        metavar="F", group="Control",
+    )  # fmt: skip
+    control_type: tuple[str, ...] = setting(
+        (), "What a union net is told that it sees; default: by the map.", kind="text", many=True,
+        choices=CONTROL_TYPES, group="Control",
+    )  # fmt: skip
+    control_size: Size | None = setting(  # noqa: RUF009
+        None, "Size of the picture that a JSON file's key points were found in, where it does not say.", kind="size",
+        metavar="WxH", group="Control",
+    )  # fmt: skip
+    guess_mode: bool = setting(
+        False, "ControlNets act without the prompt's help: on its half alone, weaker in fine features.", group="Control"
+    )
+    canny_low: float = setting(
+        100.0, "Gradient that every point of a canny edge has at least.", low=0, high=2040, metavar="F", group="Control"
+    )
+    canny_high: float = setting(
+        200.0, "Gradient that one point of a canny edge has at least.", low=0, high=2040, metavar="F", group="Control"
+    )
+
+    def verify(self) -> None:
+        """See `SizeSettings.verify`."""
+        super().verify()
+        if self.canny_low > self.canny_high:
+            raise SettingsError(f"canny_low {self.canny_low:g} is above canny_high {self.canny_high:g}")
+        for start, end in zip(self.control_start, self.control_end, strict=False):
+            if start >= end:
+                raise SettingsError(
+                    f"control_start {start:g} is not below control_end {end:g}: the net would never act"
+                )
+
+
+@dataclass(frozen=True)
+class ControlNetSettings(ControlledSettings):
+    """What `controlnet` may be told."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "faithful": {"strength": 0.4, "guidance_scale": 5.0},
+        "balanced": {"strength": 0.8, "guidance_scale": 7.0},
+        "vivid": {"strength": 1.0, "guidance_scale": 7.5, "quality_words": QUALITY, "negative_prompt": FLAWS},
+        "turbo": {"steps": 4, "strength": 0.75, "guidance_scale": 1.0},
+    }
+
+    preset: str | None = setting(
+        None, "Strength, guidance and words at once (turbo: for few-step models); single options win over it.",
+        kind="text", choices=tuple(presets),
+    )  # fmt: skip
+    steps: int = setting(50, "Denoising steps: more are finer and take longer.", low=1, high=1000)
+    strength: float = setting(
+        0.8, "Share of the steps that is run, the last ones; the less, the nearer to the input.", low=0, high=1,
+        metavar="F",
+    )  # fmt: skip
+    guidance_scale: float = setting(
+        7.0, "How much the prompt counts; 1 or below is no guidance and half the work.", low=0, high=100, metavar="F",
+        group="Prompt",
+    )  # fmt: skip
+    rounds: int = setting(1, "Growing step by step to the target, each size made anew.", low=1, high=8, metavar="N")
