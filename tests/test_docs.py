@@ -29,8 +29,21 @@ def photograph(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A folder with tiny random models under the names that the pages use."""
+    pytest.importorskip("diffusers", reason="diffusers is not installed (the extra 'diffusers')")
+    from tests.engines import tiny
+
+    folder = tmp_path_factory.mktemp("models")
+    tiny.save(folder / "stable-diffusion-x4-upscaler", tiny.x4(folder / "parts"))
+    return folder
+
+
 @pytest.mark.parametrize("block", PYTHON)
-def test_python_examples_run(block, photograph):
+def test_python_examples_run(block, photograph, request):
+    if "models/" in block:
+        (photograph / "models").symlink_to(request.getfixturevalue("models"))
     exec(compile(block, "example", "exec"), {})
 
 

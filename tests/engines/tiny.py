@@ -99,3 +99,13 @@ def x4(folder: Path) -> dict[str, Any]:
             num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="scaled_linear"
         ),
     }
+
+
+def save(folder: Path, components: dict[str, Any]) -> None:
+    """Write parts as a folder in diffusers' layout."""
+    index: dict[str, Any] = {}
+    for name, part in components.items():
+        part.save_pretrained(folder / name)
+        library = "transformers" if type(part).__module__.startswith("transformers") else "diffusers"
+        index[name] = [library, type(part).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))

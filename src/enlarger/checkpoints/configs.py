@@ -51,7 +51,9 @@ class Configs:
 
     def vocabulary(self, part: str) -> Path | None:
         """The folder of a tokenizer that has a vocabulary, or None."""
-        return next((place / part for place in self.folders if (place / part / "vocab.json").is_file()), None)
+        written = ("vocab.json", "tokenizer.json")  # the latter alone since transformers 5
+        places = [place / part for place in self.folders]
+        return next((place for place in places if any((place / name).is_file() for name in written)), None)
 
 
 def published(name: str) -> Configs:

@@ -84,7 +84,7 @@ def _empty(config: Mapping[str, Any], owner: str, part: str) -> nn.Module:
 
 
 def load_tokenizer(folder: Path, pad: str | None = None) -> Any:
-    """CLIP's tokenizer out of a folder with vocab.json and merges.txt.
+    """CLIP's tokenizer out of a folder with vocab.json and merges.txt, or with tokenizer.json.
 
     Args:
         folder: Where they are.
