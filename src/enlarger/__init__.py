@@ -27,6 +27,7 @@ from enlarger.errors import (
 from enlarger.size import Size
 
 if TYPE_CHECKING:
+    from enlarger.generator import Generator, generate
     from enlarger.picture.picture import Picture
     from enlarger.planning import Plan
     from enlarger.result import Result
@@ -36,16 +37,19 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that `import enlarger` needs neither torch nor numpy.
 _LAZY = {
+    "Generator": "enlarger.generator",
     "Picture": "enlarger.picture.picture",
     "Plan": "enlarger.planning",
     "Progress": "enlarger.upscaler",
     "Result": "enlarger.result",
     "Upscaler": "enlarger.upscaler",
+    "generate": "enlarger.generator",
     "upscale": "enlarger.upscaler",
 }
 
 __all__ = [
     "EnlargerError",
+    "Generator",
     "Interrupted",
     "ModelError",
     "OutputError",
@@ -60,6 +64,7 @@ __all__ = [
     "Size",
     "Upscaler",
     "__version__",
+    "generate",
     "upscale",
 ]
 

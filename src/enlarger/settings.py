@@ -479,8 +479,9 @@ def to_json(record: Any) -> dict[str, Any]:
 
     A file becomes its name and a digest of what it holds: a path would say too much, a name too little.
     """
-    plain = asdict(record)
-    for name, rule in rules(type(record)).items():
+    declared = rules(type(record))
+    plain = {name: value for name, value in asdict(record).items() if name in declared}
+    for name, rule in declared.items():
         if rule.many:
             plain[name] = [_plainly(value, rule) for value in plain[name]]
         elif plain[name] is not None:

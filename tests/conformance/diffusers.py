@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from enlarger import Upscaler
+from enlarger import Generator, Upscaler
 from enlarger.checkpoints.open import Checkpoint, open_checkpoint
 from enlarger.engines.diffusion import PARTS
-from enlarger.engines.engine import Conditioning, Decoded
+from enlarger.engines.engine import Conditioning, Decoded, Engine
 from enlarger.errors import EnlargerError
 from enlarger.size import Size
 
@@ -56,6 +56,8 @@ WORDS = {
     "control_guidance_start": "control_start",
     "control_guidance_end": "control_end",
     "guess_mode": "guess_mode",
+    "height": "height",
+    "width": "width",
 }
 """Diffusers' argument -> our setting."""
 
@@ -118,9 +120,15 @@ def picture(folder: Path, name: str, case: str) -> np.ndarray[Any, Any]:
 
 
 def enlarged(upscaler: Upscaler, image: np.ndarray[Any, Any], **settings: Any) -> Outcome:
-    """All samples of one picture, through the public way; latents are looked at as they come to the decoder."""
-    latents = []
-    engine = upscaler.engine
+    """All samples of one picture, through the public way."""
+    latents = listened(upscaler.engine)
+    results = list(upscaler.samples(image, **settings))
+    return Outcome(np.concatenate(latents), np.stack([result.pixels for result in results]))
+
+
+def listened(engine: Engine) -> list[np.ndarray[Any, Any]]:
+    """Latents as they come to an engine's decoder, once it runs."""
+    latents: list[np.ndarray[Any, Any]] = []
     decode = engine.decode_canvas
 
     def listen(latent: Any, conditioning: Conditioning, progress: Any = None) -> Decoded:
@@ -128,8 +136,7 @@ def enlarged(upscaler: Upscaler, image: np.ndarray[Any, Any], **settings: Any) -
         return decode(latent, conditioning, progress)
 
     engine.decode_canvas = listen  # type: ignore[method-assign]
-    results = list(upscaler.samples(image, **settings))
-    return Outcome(np.concatenate(latents), np.stack([result.pixels for result in results]))
+    return latents
 
 
 def run_x4(folder: Path, case: Mapping[str, Any]) -> Outcome:
@@ -184,9 +191,28 @@ def run_controlnet(folder: Path, case: Mapping[str, Any]) -> Outcome:
     return enlarged(upscaler, image, seed=case["seed"], scale=1, consistency=0.0, color_fix="none", **settings)
 
 
+def run_generate(folder: Path, case: Mapping[str, Any]) -> Outcome:
+    """StableDiffusionPipeline and its ControlNet and SDXL sisters."""
+    components = components_of(folder, case, "generate")
+    generator = Generator(components=components, control=controls_of(folder, case), device="cpu")
+    settings = {**DEFAULTS[case["pipeline"]], **settings_of(case["call"])}
+    if "image" in case["pictures"]:  # the control picture is also as large as the result
+        settings["control_image"] = control_files(folder, case["pictures"]["image"])
+        height, width = picture(folder, Path(settings["control_image"][0]).stem, case["name"]).shape[:2]
+        settings = {"height": height, "width": width, **settings}
+    prompt = settings.pop("prompt")
+    latents = listened(generator.engine)
+    pixels = [result.pixels for result in generator.samples(prompt, seed=case["seed"], depth=32, **settings)]
+    return Outcome(np.concatenate(latents), np.stack(pixels))
+
+
 DEFAULTS: dict[str, dict[str, Any]] = {
     "StableDiffusionImg2ImgPipeline": {"steps": 50, "strength": 0.8, "guidance_scale": 7.5},
     "StableDiffusionXLImg2ImgPipeline": {"steps": 50, "strength": 0.3, "guidance_scale": 5.0},
+    "StableDiffusionPipeline": {"steps": 50, "guidance_scale": 7.5},
+    "StableDiffusionXLPipeline": {"steps": 50, "guidance_scale": 5.0},
+    "StableDiffusionControlNetPipeline": {"steps": 50, "guidance_scale": 7.5},
+    "StableDiffusionXLControlNetPipeline": {"steps": 50, "guidance_scale": 5.0},
     "StableDiffusionControlNetImg2ImgPipeline": {
         "steps": 50,
         "strength": 0.8,
@@ -206,6 +232,10 @@ RUNNERS: dict[str, Callable[[Path, Mapping[str, Any]], Outcome]] = {
     "StableDiffusionUpscalePipeline": run_x4,
     "StableDiffusionImg2ImgPipeline": run_img2img,
     "StableDiffusionXLImg2ImgPipeline": run_img2img,
+    "StableDiffusionPipeline": run_generate,
+    "StableDiffusionXLPipeline": run_generate,
+    "StableDiffusionControlNetPipeline": run_generate,
+    "StableDiffusionXLControlNetPipeline": run_generate,
     "StableDiffusionControlNetImg2ImgPipeline": run_controlnet,
     "StableDiffusionXLControlNetImg2ImgPipeline": run_controlnet,
 }

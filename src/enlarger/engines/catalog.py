@@ -19,6 +19,7 @@ from enlarger.engines.engine import Facts
 from enlarger.engines.settings import (
     ControlMachine,
     ControlNetSettings,
+    GenerateSettings,
     Img2ImgSettings,
     ModelMachine,
     StableSRMachine,
@@ -176,6 +177,16 @@ CONTROLNET = replace(
     bytes_per_pixel=3200,
     links=("https://arxiv.org/abs/2302.05543",),
 )
+
+GENERATE = replace(
+    CONTROLNET,
+    name="generate",
+    summary="Text to a picture; its own command, no way to enlarge one.",
+    settings=GenerateSettings,
+    default_scale=1.0,
+    links=("https://arxiv.org/abs/2112.10752",),
+)
+"""What `enlarger generate` runs; it stands in no list of engines."""
 
 BUILT_IN = (
     Listing(INTERPOLATE, "enlarger.engines.interpolate:Interpolate"),

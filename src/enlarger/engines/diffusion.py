@@ -106,6 +106,7 @@ def load_parts(
     """
     device, dtype = _placed(machine, components)
     loaded = Loaded()
+    zeros = True
     if components is None:
         if model is None:
             raise ModelError(
@@ -118,6 +119,7 @@ def load_parts(
         if machine.vae is None:
             components["vae"] = checkpoint.module("vae", dtype=torch.float32, device=device)
         loaded = Loaded(checkpoint.name, checkpoint.digest, checkpoint.notes)
+        zeros = bool((checkpoint.configs.find("model_index") or {}).get("force_zeros_for_empty_prompt", True))
     else:
         components = {name: moved(part, device, dtype) for name, part in components.items()}
     if machine.vae is not None:
@@ -129,7 +131,7 @@ def load_parts(
     return Parts(
         unet=components["unet"],
         vae=_in_full(components["vae"]),
-        text=TextEncoders(components),
+        text=TextEncoders(components, force_zeros=zeros),
         scheduler=config_of(components["scheduler"]),
         configs={name: config_of(components[name]) for name in configs},
         loaded=loaded,

@@ -409,3 +409,36 @@ class ControlNetSettings(ControlledSettings):
         group="Prompt",
     )  # fmt: skip
     rounds: int = setting(1, "Growing step by step to the target, each size made anew.", low=1, high=8, metavar="N")
+
+
+@dataclass(frozen=True)
+class GenerateSettings(ControlledSettings):
+    """What `enlarger generate` may be told; what concerns an input has no meaning and is no setting here."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "vivid": {"quality_words": QUALITY, "negative_prompt": FLAWS},
+        "turbo": {"steps": 4, "guidance_scale": 1.0},
+    }
+
+    scale: float | None = 1.0
+    size: Size | None = None
+    longest: int | None = None
+    megapixels: float | None = None
+    page: int = 1
+    max_pixels: int = 100_000_000
+    consistency: float = 0.0
+    color_fix: str = "none"
+    preset: str | None = setting(
+        None, "Words around the prompt, or what few-step models want (turbo); single options win over it.",
+        kind="text", choices=tuple(presets),
+    )  # fmt: skip
+    width: int | None = setting(
+        None, "Pixels across; default: what the model was trained on.", kind="int", low=16, high=8192, metavar="N",
+        group="Size",
+    )  # fmt: skip
+    height: int | None = setting(
+        None, "Pixels down; default: what the model was trained on.", kind="int", low=16, high=8192, metavar="N",
+        group="Size",
+    )  # fmt: skip
+    depth: int = setting(8, "Bits of a colour in the result.", choices=(8, 16, 32), group="Output")
+    steps: int = setting(50, "Denoising steps: more are finer and take longer.", low=1, high=1000)
