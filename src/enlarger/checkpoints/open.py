@@ -285,7 +285,7 @@ def _folder(path: Path, config: Configs | None) -> Checkpoint:
         folders = {part: path}
     parts = {name: _reader(name, folder) for name, folder in folders.items()}
     weights = [file for folder in folders.values() for file in weight_files(folder)]
-    texts = [file for part in CONFIGURED if (file := config_file(path, part)) is not None]
+    texts = [file for part in CONFIGURED if (file := config_file(path, part)) is not None] or [alone]
     family = _family(parts)
     return Checkpoint(
         path.name or path.resolve().name,

@@ -171,7 +171,7 @@ def open_tensors(path: Path) -> Tensors:
     other = foreign(head, path.stat().st_size)
     if other:
         raise ModelError(f"{path.name} {other}")
-    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06") or head[:1] == b"\x80":
+    if _pickled(head):
         from enlarger.checkpoints.pickles import open_pickle
 
         return open_pickle(path)
@@ -196,10 +196,14 @@ def foreign(head: bytes, size: int) -> str:
         return "is a GGUF file, which Enlarger does not read: take the .safetensors file of the same model"
     if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8")):
         return "is a picture, not weights"
-    pickled = head[:4] in (b"PK\x03\x04", b"PK\x05\x06") or head[:1] == b"\x80"
-    if not pickled and (size < 10 or head[8:9] != b"{"):
+    if not _pickled(head) and (size < 10 or head[8:9] != b"{"):
         return "is no model file that Enlarger reads: it wants .safetensors, or PyTorch's .ckpt, .pt, .pth or .bin"
     return ""
+
+
+def _pickled(head: bytes) -> bool:
+    """Whether a file is one of PyTorch's: an archive, or a stream of pickles (safetensors may begin alike)."""
+    return head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or (head[:1] == b"\x80" and head[8:9] != b"{")
 
 
 def open_safetensors(path: Path) -> Tensors:
