@@ -14,7 +14,7 @@ from torch import nn
 import enlarger
 from enlarger.canvas import blend
 from enlarger.engines.engine import Decoded
-from enlarger.errors import SettingsError
+from enlarger.errors import ModelError, SettingsError
 from enlarger.evaluation.artefacts import seam_score
 from tests.engines import tiny, toy
 from tests.engines.test_latent_contract import picture
@@ -127,3 +127,25 @@ def test_no_seam_at_the_default_tiles_and_the_meter_sees_one_without_blending(pa
         scores.append(max(seam_score(shown, lines[0][place], lines[1][place]) for place in (0, 1)))
     assert scores[0] <= 1.05
     assert scores[1] > 1.5
+
+
+def test_parts_of_another_model_are_refused_by_what_they_are(parts):
+    with pytest.raises(ModelError, match="takes 4 channels"):
+        enlarger.Upscaler("x4", components={**parts, "unet": tiny.unet()})
+    with pytest.raises(ModelError, match="no noise level"):
+        enlarger.Upscaler("x4", components={**parts, "unet": tiny.unet(in_channels=7)})
+    with pytest.raises(ModelError, match="factor of 8"):
+        enlarger.Upscaler("x4", components={**parts, "vae": tiny.vae(4, 0.18215)})
+
+
+def test_another_autoencoder_changes_the_picture_and_is_part_of_the_record(parts, tmp_path):
+    tiny.save(tmp_path / "x4", parts)
+    tiny.vae(3, 0.08333, seed=9).save_pretrained(tmp_path / "better")
+    plain = enlarger.Upscaler("x4", str(tmp_path / "x4"))
+    other = enlarger.Upscaler("x4", str(tmp_path / "x4"), vae=str(tmp_path / "better"))
+    settings = {"steps": 1, "guidance_scale": 1.0, "consistency": 0.0}
+    one, two = plain(picture(8, 8), **settings), other(picture(8, 8), **settings)
+    assert np.abs(one.pixels - two.pixels).max() > 1e-3
+    assert one.model == "x4"
+    assert two.model == "x4 + better"
+    assert len({one.digest, two.digest, ""}) == 3

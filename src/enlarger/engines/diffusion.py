@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from enlarger.canvas.autoencoder import Autoencoder, Plan
 from enlarger.checkpoints.text import Text, TextEncoders
 from enlarger.engines.device import pick_device, pick_dtype
-from enlarger.engines.engine import Decoded, Loaded, Prediction
+from enlarger.engines.engine import Decoded, Loaded, Prediction, together
 from enlarger.engines.settings import ModelMachine, PromptedSettings
 from enlarger.errors import ModelError
 from enlarger.sampling.memory import BASE_MEMORY, RESERVE, free_memory
@@ -89,6 +89,7 @@ def load_parts(
     components: Mapping[str, Any] | None,
     *,
     configs: Collection[str] = (),
+    vae: str = "vae",
 ) -> Parts:
     """Open a model, or take one from memory.
 
@@ -99,6 +100,7 @@ def load_parts(
         machine: Device, dtype and another autoencoder.
         components: Parts of a diffusers pipeline in memory; used as they are, copied where device or dtype differ.
         configs: Further scheduler configurations that the engine needs.
+        vae: Family of the autoencoders that may take the place of the model's own.
 
     Raises:
         ModelError: Missing, incomplete or of the wrong kind.
@@ -123,8 +125,9 @@ def load_parts(
     else:
         components = {name: moved(part, device, dtype) for name, part in components.items()}
     if machine.vae is not None:
-        other = open_model(machine.vae, machine, ("vae",), engine)
+        other = open_model(machine.vae, machine, (vae,), engine)
         components = {**components, "vae": other.module("vae", dtype=torch.float32, device=device)}
+        loaded = together(loaded, Loaded(other.name, other.digest, other.notes))
     missing = [name for name in ("unet", "vae", "scheduler", *configs) if components.get(name) is None]
     if missing:
         raise ModelError(f"engine {engine} needs {', '.join(missing)}, and these components have none")

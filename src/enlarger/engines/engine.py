@@ -6,6 +6,7 @@ canvas, the loop and the restoration are the same for all. Its facts are data th
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from enlarger.canvas.blend import Plane, Weights
-    from enlarger.canvas.geometry import Pass
+    from enlarger.canvas.geometry import Canvas, Pass
     from enlarger.canvas.noise import NoiseSource
     from enlarger.sampling.steps import Adjust, Moment, Steps
     from enlarger.size import Size
@@ -49,6 +50,8 @@ class Facts:
         weights: Shape of a blended tile's weight.
         placement: How blended tiles are placed.
         fill: Whether its network is given whole tiles even where the canvas is smaller (`canvas.blend.Tiling`).
+        fixes_padding: Whether the colour fix sees the padding, too.
+        cuts: Whether samples are cut down to whole numbers, not rounded.
         prediction: What the network predicts: "x0", "epsilon", "v_prediction"; "" when a model's own
             configuration says it, or when nothing is predicted.
         bytes_per_pixel: Peak memory of a forward pass per output pixel of a tile's outer size, float32.
@@ -76,6 +79,8 @@ class Facts:
     weights: Weights = "cosine"
     placement: Placement = "even"
     fill: bool = False
+    fixes_padding: bool = False
+    cuts: bool = False
     prediction: str = ""
     bytes_per_pixel: int = 64
     needs_model: bool = False
@@ -141,6 +146,22 @@ class Loaded:
     notes: tuple[str, ...] = ()
 
 
+def together(first: Loaded, *others: Loaded) -> Loaded:
+    """One record for a model and what is put into it (another autoencoder, controls, adapters).
+
+    Each of them changes the picture, so each is named, and the digest is one of all digests in their order.
+    """
+    if not others:
+        return first
+    every = (first, *others)
+    digests = "".join(each.digest for each in every)
+    return Loaded(
+        " + ".join(each.model for each in every if each.model),
+        hashlib.sha256(digests.encode()).hexdigest()[:16] if digests else "",
+        tuple(note for each in every for note in each.notes),
+    )
+
+
 class Engine(ABC):
     """One way of making pictures bigger, loaded and immutable: one serves many pictures and threads.
 
@@ -189,6 +210,14 @@ class Engine(ABC):
             settings: The engine's record.
             noise: For draws that come before the start (x4's low-res noise, img2img's posterior sample).
         """
+
+    def facts_for(self, settings: Any) -> Facts:
+        """The facts of one run: an option to be compatible with others' code may change how a canvas is treated."""
+        return self.facts
+
+    def placed(self, canvas: Canvas, settings: Any) -> Canvas:
+        """The canvas of one run, for the same reason."""
+        return canvas
 
     def resampling(self, settings: Any) -> tuple[str, bool]:
         """Filter of the resize between an engine's own factor and the exact size, and whether it works on light."""

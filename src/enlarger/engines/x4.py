@@ -21,6 +21,7 @@ from enlarger.engines.catalog import X4
 from enlarger.engines.diffusion import Parts, Prompts
 from enlarger.engines.engine import Conditioning, Decoded, Engine, Prediction
 from enlarger.engines.settings import ModelMachine, X4Settings
+from enlarger.errors import ModelError
 from enlarger.sampling.scheduler import add_noise
 from enlarger.sampling.steps import Moment, Steps
 from enlarger.settings import Machine
@@ -48,6 +49,23 @@ class X4Upscaler(Engine):
     facts = X4
 
     def __init__(self, parts: Parts) -> None:
+        """Take a loaded model.
+
+        Raises:
+            ModelError: Its parts are not those of an x4 upscaler.
+        """
+        config: Any = parts.unet.config
+        wanted = parts.latent_channels + 3
+        if config.in_channels != wanted or getattr(config, "num_class_embeds", True) is None:
+            lacking = "" if config.in_channels != wanted else " and no noise level"
+            raise ModelError(
+                f"this UNet takes {config.in_channels} channels{lacking}: engine x4 needs the UNet of a Stable "
+                f"Diffusion x4 upscaler, which takes {wanted} and a noise level"
+            )
+        if parts.autoencoder.factor != X4.grid:
+            raise ModelError(
+                f"this autoencoder has a factor of {parts.autoencoder.factor}: engine x4 needs one of {X4.grid}"
+            )
         self.parts = parts
         self.loaded = parts.loaded
         self.device, self.dtype = parts.device, parts.dtype
@@ -57,7 +75,7 @@ class X4Upscaler(Engine):
         """See `Engine.load`; `components` may be those of a StableDiffusionUpscalePipeline."""
         assert isinstance(machine, ModelMachine)
         configs = ("low_res_scheduler",)
-        return cls(diffusion.load_parts("x4", ("x4",), model, machine, components, configs=configs))
+        return cls(diffusion.load_parts("x4", ("x4",), model, machine, components, configs=configs, vae="vae-x4"))
 
     def prepare(self, settings: X4Settings) -> Prompts:
         """See `Engine.prepare`: the encoded prompts."""
