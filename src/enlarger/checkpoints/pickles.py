@@ -17,6 +17,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ STORAGES = {
 INERT_CALLS = (
     "_codecs.encode",
     "argparse.Namespace",
+    "builtins.bytearray",
+    "builtins.complex",
+    "builtins.frozenset",
+    "builtins.set",
+    "builtins.slice",
     "collections.",
     "copyreg._reconstructor",
     "datetime.",
@@ -66,6 +72,10 @@ INERT_CALLS = (
     "uuid.UUID",
 )
 """Names that envelopes are known to call (whole, or up to a dot); here the calls do nothing, like everything else."""
+
+
+RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""Modules that old protocols call by their names in Python 2."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +207,7 @@ STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 
 def _stream(file: MappedFile) -> Any:
     """What a file of torch < 1.6 holds: pickles, then for each storage its length and its numbers."""
-    program = file.bytes(0, min(file.size, LONGEST_PROGRAM))
-    machine = Machine(program, _no_storage)
+    machine = Machine(file.map, _no_storage)
     if machine.run() != STREAM_MAGIC:
         raise _Fault("is a pickle, but no PyTorch checkpoint")
     for _ in range(2):  # the format's version and the machine's sizes of numbers
@@ -306,7 +315,7 @@ CALLS: dict[str, Callable[..., Any]] = {
 class Machine:
     """The stack machine of the pickle format, protocols 0 to 5, with nothing in it that could act on the world."""
 
-    def __init__(self, program: bytes, persistent: Callable[[Any], Any], place: int = 0) -> None:
+    def __init__(self, program: bytes | mmap, persistent: Callable[[Any], Any], place: int = 0) -> None:
         self.program = program
         self.persistent = persistent
         self.place = place
@@ -349,7 +358,9 @@ class Machine:
 
     def line(self) -> str:
         """The next line of text."""
-        end = self.program.index(b"\n", self.place)
+        end = self.program.find(b"\n", self.place)
+        if end < 0:
+            raise IndexError("cut")
         return self.take(end - self.place + 1)[:-1].decode("utf-8")
 
     def push(self, value: Any) -> None:
@@ -381,12 +392,12 @@ class Machine:
 
 def _global(machine: Machine) -> None:
     module, name = machine.line(), machine.line()
-    machine.push(Named(f"{module}.{name}"))
+    machine.push(Named(f"{RENAMED.get(module, module)}.{name}"))
 
 
 def _stack_global(machine: Machine) -> None:
     name, module = machine.stack.pop(), machine.stack.pop()
-    machine.push(Named(f"{module}.{name}"))
+    machine.push(Named(f"{RENAMED.get(module, module)}.{name}"))
 
 
 def _reduce(machine: Machine) -> None:

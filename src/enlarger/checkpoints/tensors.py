@@ -124,23 +124,23 @@ class MappedFile:
         """
         try:
             with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError) as error:
             raise ModelError(f"{path.name} cannot be read ({error})") from error
-        self.size = len(self._map)
+        self.size = len(self.map)
 
     def bytes(self, start: int, count: int) -> bytes:
         """Some of its bytes."""
-        return self._map[start : start + count]
+        return self.map[start : start + count]
 
     def tensor(self, start: int, count: int, dtype: torch.dtype) -> Tensor:
         """`count` numbers that stand at `start`, flat; the pages themselves, or a copy where a processor wants one."""
         if not count:
             return torch.empty(0, dtype=dtype)
         if start % dtype.itemsize:
-            raw = torch.frombuffer(self._map, dtype=torch.uint8, count=count * dtype.itemsize, offset=start)
+            raw = torch.frombuffer(self.map, dtype=torch.uint8, count=count * dtype.itemsize, offset=start)
             return raw.clone().view(dtype)
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=start)
+        return torch.frombuffer(self.map, dtype=dtype, count=count, offset=start)
 
     def release(self, start: int, size: int) -> None:
         """Give back the whole pages in a stretch that was only read."""
@@ -148,7 +148,7 @@ class MappedFile:
         last = (start + size) // mmap.PAGESIZE * mmap.PAGESIZE
         if last > first and hasattr(mmap, "MADV_DONTNEED"):
             with contextlib.suppress(OSError):
-                self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+                self.map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def open_tensors(path: Path) -> Tensors:
