@@ -16,7 +16,7 @@ from enlarger.sampling.memory import BASE_MEMORY
 from enlarger.settings import rules
 from tests.engines import tiny
 
-MAKERS = {"x4": tiny.x4}
+MAKERS = {"x4": tiny.x4, "img2img": tiny.sd, "controlnet": tiny.with_control}
 """Engine -> what makes its tiny parts."""
 
 FAST = {"steps": 2, "prompt": "a cat", "consistency": 0.0}
@@ -56,7 +56,7 @@ def test_any_size_gives_exactly_the_size_asked_for(upscalers, name, height, widt
 
 CHANGES = {
     "seed": 5,
-    "steps": 3,
+    "steps": 7,
     "scheduler": "euler",
     "spacing": "trailing",
     "eta": 1.0,
@@ -71,6 +71,15 @@ CHANGES = {
     "tile": 48,
     "samples": 2,
     "scale": 3.0,
+    "strength": 1.0,
+    "rounds": 2,
+    "quality_words": "sharp",
+    "region": "0,0,20,20:a dog",
+    "control_map": "canny",
+    "control_scale": 0.3,
+    "control_start": 0.5,
+    "control_end": 0.5,
+    "guess_mode": True,
 }
 """A value for each setting that must change the picture."""
 
@@ -78,9 +87,11 @@ CHANGES = {
 @each_engine
 def test_every_setting_changes_the_picture(upscalers, name):
     up = upscalers[name]
-    start = {**FAST, "prompt": "a cat", "scheduler": "ddim"}
+    start = {**FAST, "prompt": "a cat", "scheduler": "ddim", "scale": 4, "steps": 4}
     plain = up(picture(16, 18), **start)
     same = {"size", "longest", "megapixels", "page", "max_pixels", "batch", "preset", "sample", "overlap"}
+    same |= {"original_size", "target_size", "crop_left", "crop_top"}  # SDXL's, in test_img2img.py
+    same |= {"control_image", "control_size", "control_type", "canny_low", "canny_high"}  # in test_controlnet.py
     for setting in rules(up.facts.settings):
         if setting in same:
             continue
@@ -207,7 +218,7 @@ def test_a_prediction_that_is_no_number_is_told_with_the_step(parts, name):
     with torch.no_grad():
         components["unet"].conv_out.bias.fill_(float("inf"))
     up = enlarger.Upscaler(name, components=components)
-    with pytest.raises(ModelError, match="step 1 of 2"):
+    with pytest.raises(ModelError, match="step 1 of [12]"):
         up(picture(6, 6), **FAST)
 
 

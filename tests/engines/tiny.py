@@ -101,6 +101,70 @@ def x4(folder: Path) -> dict[str, Any]:
     }
 
 
+def sd(folder: Path) -> dict[str, Any]:
+    """The parts of a Stable Diffusion 1.x pipeline."""
+    words = tokenizer(folder / "tokenizer", pad="<|endoftext|>")
+    return {
+        "vae": vae(4, 0.18215),
+        "unet": unet(in_channels=4),
+        "text_encoder": text_encoder(len(words)),
+        "tokenizer": words,
+        "scheduler": diffusers.DDIMScheduler(**{**SCHEDULER, "beta_start": 0.00085, "beta_end": 0.012}),
+    }
+
+
+def sdxl(folder: Path) -> dict[str, Any]:
+    """The parts of an SDXL pipeline."""
+    words, second = tokenizer(folder / "tokenizer", pad="<|endoftext|>"), tokenizer(folder / "tokenizer_2")
+    torch.manual_seed(3)
+    projected = transformers.CLIPTextModelWithProjection(text_encoder(len(words)).config).eval()
+    return {
+        "vae": vae(4, 0.13025),
+        "unet": unet(
+            in_channels=4, cross_attention_dim=2 * CONTEXT, addition_embed_type="text_time", addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 16,
+        ),
+        "text_encoder": text_encoder(len(words)),
+        "text_encoder_2": projected,
+        "tokenizer": words,
+        "tokenizer_2": second,
+        "scheduler": diffusers.EulerDiscreteScheduler(
+            num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+            timestep_spacing="leading", steps_offset=1,
+        ),
+    }  # fmt: skip
+
+
+def controlnet(base: Any, seed: int = 4, union: bool = False) -> Any:
+    """A ControlNet for a UNet, its zero convolutions random."""
+    kind = diffusers.ControlNetUnionModel if union else diffusers.ControlNetModel
+    config = base.config
+    names = (
+        "in_channels", "down_block_types", "block_out_channels", "layers_per_block", "norm_num_groups",
+        "cross_attention_dim", "attention_head_dim", "use_linear_projection", "addition_embed_type",
+        "addition_time_embed_dim", "projection_class_embeddings_input_dim",
+    )  # fmt: skip
+    same = {name: config[name] for name in names}
+    torch.manual_seed(seed)
+    more = {"num_trans_channel": 8, "num_trans_head": 2, "num_proj_channel": 8, "num_control_type": 8} if union else {}
+    if union:
+        same |= {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}
+    net = kind(conditioning_embedding_out_channels=(4, 8, 8, 16), **same, **more)
+    for name, parameter in net.named_parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3 if "weight" in name else 0.05)
+    for convolution in net.controlnet_cond_embedding.modules():  # so that what it sees shows
+        if isinstance(convolution, torch.nn.Conv2d):
+            torch.nn.init.normal_(convolution.weight, std=2.0 / convolution.weight[0].numel() ** 0.5)
+    return net.eval()
+
+
+def with_control(folder: Path) -> dict[str, Any]:
+    """The parts of a Stable Diffusion 1.x pipeline with one ControlNet."""
+    parts = sd(folder)
+    return {**parts, "controlnet": controlnet(parts["unet"])}
+
+
 def save(folder: Path, components: dict[str, Any]) -> None:
     """Write parts as a folder in diffusers' layout."""
     index: dict[str, Any] = {}

@@ -34,7 +34,8 @@ class ControlNet(ControlledEngine):
         Raises:
             ModelError: Also where no ControlNet is named.
         """
-        if not machine.control and (components or {}).get("controlnet") is None:
+        named = machine.control or (components or {}).get("controlnet") is not None
+        if not named and (model or components):
             raise ModelError(
                 "engine controlnet needs a ControlNet beside the model: name it with --control, such as the folder or "
                 "file of control_v11f1e_sd15_tile; or take engine img2img, which needs none"
