@@ -118,6 +118,7 @@ class Result:
             inputs=() if self.origin is None else (self.origin,),
             picture=self.source,
             strip=strip,
+            quality=quality,
         )
         return write(plan, self.pixels, self.alpha, self.source, record=self.record(), quality=quality, strip=strip)
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from enlarger.batch.done import LEDGER, Ledger, digest, is_result
+from enlarger.batch.jobs import plan
 from enlarger.picture import write as writing
 from enlarger.picture.write import read_record
 from tests.batch.support import content, done, jobs, order, states
@@ -71,6 +72,25 @@ def test_an_input_that_was_only_touched_is_not_done_again(pictures: Path, tmp_pa
     assert states(done(what)) == ["there"] * 3
 
 
+def test_other_numbers_in_the_network_do_it_again(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    what = jobs(pictures / "a.png", pictures / "b.png", to=tmp_path / "out")
+    for machine in ({}, {"dtype": "float32"}):
+        wanted = order("pocket", steps=1, machine=machine)
+        assert states(done(what, wanted)) == ["made"] * 2
+        assert states(done(what, wanted)) == ["there"] * 2
+
+
+def test_each_sample_is_known_by_its_number(pictures: Path, tmp_path: Path) -> None:
+    what = plan([str(pictures / "a.png")], str(tmp_path / "b.png"), None, "_2x", samples=2)
+    assert [(job.output.name, job.whole.name) for job in what] == [("b_1.png", "b.png"), ("b_2.png", "b.png")]
+    wanted = order("pocket", steps=1, samples=2)
+    assert states(done(what, wanted)) == ["made"] * 2
+    (tmp_path / "b_1.png").rename(tmp_path / "b_2.png")
+    assert states(done(what, wanted)) == ["made"] * 2  # the first took the second's place, and is not it
+    assert states(done(what, wanted)) == ["there"] * 2
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -78,7 +98,6 @@ def test_an_input_that_was_only_touched_is_not_done_again(pictures: Path, tmp_pa
         ({}, {"linear_light": True}),
         ({"output_format": "jpg"}, {"output_format": "jpg", "quality": 30}),
         ({}, {"strip": "private"}),
-        ({}, {"machine": {"dtype": "float32"}}),
         ({"strip": "all"}, {"strip": "all", "filter": "nearest"}),
         ({"output_format": "ppm"}, {"output_format": "ppm", "filter": "nearest"}),
     ],

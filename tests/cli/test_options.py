@@ -37,10 +37,14 @@ def help_text(parser: Parser) -> str:
     return re.sub(r"\s+", " ", parser.format_help())
 
 
+ALONE = {"sample": ("1", 1), "canny_high": ("300", 300.0)}
+"""Values of settings whose least one contradicts the default of another."""
+
+
 def values(name: str, rule: Rule) -> list[tuple[str, Any]]:
     """Texts that a setting's rule allows, with what they mean."""
-    if name == "sample":  # one of a single sample
-        return [("1", 1)]
+    if name in ALONE:
+        return [ALONE[name]]
     if rule.choices:
         return [(str(choice), choice) for choice in rule.choices]
     if rule.kind == "text":
@@ -51,6 +55,7 @@ def values(name: str, rule: Rule) -> list[tuple[str, Any]]:
         "int": [(str(int(low)), int(low)), (str(int(low) + 1), int(low) + 1)],
         "float": [(str(low), float(low)), (f"{low:.3e}", float(low)), (f"{low}", float(low))],
         "size": [("300x200", Size(200, 300)), ("300×200", Size(200, 300))],
+        "file": [("net.png", "net.png")],
         "seed": [("0", 0), (str(MAX_SEED), MAX_SEED)],
         "bytes": [("3GB", 3_000_000_000), ("500m", 500_000_000), ("7", 7)],
     }[rule.kind]

@@ -110,10 +110,11 @@ REFUSED = [
     ("a.png -o nowhere/", 5, "nowhere", "does not exist"),
     ("sub -o nowhere/deeper", 5, "nowhere", "does not exist"),
     ("sub -o there.png", 5, "there.png", "is a file"),
-    ("a.png --report nowhere/r.json", 5, "nowhere", "--report"),
-    ("a.png --report there.png", 5, "there.png", "--overwrite"),
-    ("a.png --report a.png --overwrite", 5, "a.png", "another name"),
-    ("a.png -o b.png --report sub/../b.png", 5, "b.png", "another name"),
+    ("a.png --report=nowhere", 5, "nowhere", "--report"),
+    ("a.png -o - --format png --report", 2, "--report", "piped"),
+    ("a.png -o - --format png --samples 2", 2, "2 samples", "--sample N"),
+    ("a.png --samples 65", 2, "samples 65", "1 to 64"),
+    ("a.png --sample 2", 2, "sample 2", "--samples"),
     ("tall.png --format webp", 5, "WEBP", "16,383"),
 ]
 

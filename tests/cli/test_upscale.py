@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from PIL import Image
 from enlarger.cli import work
 from enlarger.engines.catalog import PocketSettings
 from enlarger.errors import ResourceError
+from enlarger.picture.read import read_rgb
 from tests.cli.support import Called, files, picture
 
 Call = Callable[..., Called]
@@ -145,7 +147,7 @@ def test_json_is_one_object_a_picture_with_every_key(call: Call, folder: Path) -
     assert [record["input"] for record in done.records] == ["a.png", "b.png"]
     keys = {
         "input", "output", "width", "height", "engine", "model", "settings", "seed", "seconds", "peak_memory_bytes",
-        "warnings", "error",
+        "sample", "warnings", "error",
     }  # fmt: skip
     for record in done.records:
         assert set(record) == keys
@@ -373,14 +375,83 @@ def test_metadata_can_be_left_out(call: Call, folder: Path) -> None:
     assert not dict(found["bare"])
 
 
-def test_the_report_holds_what_json_prints(call: Call, folder: Path) -> None:
-    import json
-
+def test_samples_are_files_of_their_own_that_can_be_made_again(call: Call, folder: Path) -> None:
     picture("a.png")
-    done = call("upscale", "a.png", "gone.png", "-e", "interpolate", "--json", "--report", "r.jsonl")
-    assert done.code == 7
-    assert [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()] == done.records
-    assert files(folder) == {"a.png", "a_4x.png", "r.jsonl"}
+    done = call("upscale", "a.png", "--samples", "3", "--steps", "1", "--seed", "5", "--json")
+    assert done.code == 0
+    assert [(record["output"], record["sample"]) for record in done.records] == [
+        (f"a_4x_{number}.png", number) for number in (1, 2, 3)
+    ]
+    assert files(folder) == {"a.png", "a_4x_1.png", "a_4x_2.png", "a_4x_3.png"}
+    made = [read_rgb(f"a_4x_{number}.png") for number in (1, 2, 3)]
+    assert not np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[1], made[2])
+    assert call("upscale", "a.png", "--from", "a_4x_2.png", "-o", "again.png").code == 0
+    assert np.array_equal(read_rgb("again.png"), made[1])
+    again = call("upscale", "a.png", "--samples", "3", "--steps", "1", "--seed", "5")
+    assert again.code == 0
+    assert "3 of 3 results were there already" in again.err
+    assert call("upscale", "a.png", "--from", "a_4x_2.png", "--samples", "2", "-o", "two.png").code == 0
+    assert {"two_1.png", "two_2.png"} <= files(folder)
+
+
+def test_samples_of_what_is_piped_in_are_made_of_one_reading(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(picture("a.png").read_bytes())))
+    done = call("upscale", "-", "-o", "b.png", "--samples", "2", "--steps", "1")
+    assert done.code == 0, done.err
+    assert files(folder) == {"a.png", "b_1.png", "b_2.png"}
+
+
+def test_the_report_shows_where_a_result_left_its_input(call: Call, folder: Path) -> None:
+    picture("a.png", size=(20, 12))
+    assert call("upscale", "a.png", "-e", "interpolate", "--filter", "nearest", "--report").code == 0
+    assert files(folder) == {"a.png", "a_4x.png", "a_4x.consistency.png", "a_4x.report.json"}
+    report = json.loads(Path("a_4x.report.json").read_text())
+    assert report["results"] == ["a_4x.png"]
+    assert report["maps"] == {"consistency": "a_4x.consistency.png"}
+    with Image.open("a_4x.consistency.png") as heat:
+        assert heat.size == (20, 12)
+    free = report["consistency"]
+    words = ["-e", "interpolate", "--filter", "nearest", "--consistency", "1", "--report", "--overwrite"]
+    assert call("upscale", "a.png", *words).code == 0
+    assert json.loads(Path("a_4x.report.json").read_text())["consistency"] > free + 5
+
+
+def test_the_report_of_samples_shows_what_the_seed_decides(call: Call, folder: Path) -> None:
+    picture("a.png", size=(20, 12))
+    (folder / "reports").mkdir()
+    words = ["--samples", "2", "--steps", "1", "--fidelity", "0", "--report=reports"]
+    done = call("upscale", "a.png", *words)
+    assert done.code == 0
+    assert "2 samples differ by" in done.err
+    names = {"a_4x.consistency.png", "a_4x.deviation.png", "a_4x.report.json"}
+    assert files(folder / "reports") == names
+    report = json.loads(Path("reports/a_4x.report.json").read_text())
+    assert report["results"] == ["a_4x_1.png", "a_4x_2.png"]
+    both = np.stack([read_rgb(f"a_4x_{number}.png").astype(float) for number in (1, 2)])
+    assert report["deviation"] == pytest.approx(both.std(axis=0, ddof=1).mean(), rel=1e-9)
+    with Image.open("reports/a_4x.deviation.png") as heat:
+        assert heat.size == (80, 48)
+    # Maps are no photographs: a run over the folder leaves them alone, and the samples too.
+    assert call("upscale", "reports", "-o", "more").code == 3
+    assert call("upscale", ".", "-o", "more", "--steps", "1").code == 0
+    assert files(folder / "more") == {"a_4x.png"}
+
+
+def test_reports_of_a_folder_are_written_picture_by_picture(call: Call, folder: Path) -> None:
+    for name in ("a", "b"):
+        picture(f"in/{name}.png", seed=ord(name))
+    (folder / "in/c.png").write_bytes(b"no picture")
+    words = ["upscale", "in", "-o", "out", "-e", "interpolate", "--report"]
+    assert call(*words).code == 7
+    assert {f"{name}_4x.report.json" for name in "ab"} == {n for n in files(folder / "out") if n.endswith(".json")}
+    (folder / "out/a_4x.png").unlink()
+    assert call(*words).code == 7  # its earlier report does not stand in the way
+    Path("out/b_4x.report.json").write_text("{}")
+    assert "b_4x.report.json" in call(*words).error
+    assert Path("out/b_4x.report.json").read_text() == "{}"
 
 
 def test_a_model_is_found_by_its_name(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

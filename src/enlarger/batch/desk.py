@@ -87,6 +87,7 @@ class Desk:
         self.waits = False
         self.stop = threading.Event()
         self._pipe_in, self._pipe_out = pipe_in, pipe_out
+        self._piped: bytes | None = None
         self._upscaler: Upscaler | None = None
         self._swept: set[Path] = set()
         self._claims: list[Claim] = []
@@ -100,7 +101,7 @@ class Desk:
             if job.listed and marked and job.source is not None and is_result(job.source):
                 return Outcome(job, "own", warnings=("a result of Enlarger, which is no input",))
             there = self._there(job)
-            if there is not None and self._alike(there, summed):
+            if there is not None and self._alike(there, job, summed):
                 return Read(job, summed, None)
             return Read(job, summed, self._decode(job))
         except Exception as error:
@@ -113,7 +114,10 @@ class Desk:
 
     def _there(self, job: Job) -> dict[str, Any] | None:
         """How the result that is there was made; None when there is none, or one that does not count."""
-        if not self.several or self.order.overwrite or job.output is None or not os.path.lexists(job.output):
+        if not self.several or self.order.overwrite or None in (job.source, job.output):
+            return None
+        assert job.output is not None
+        if not os.path.lexists(job.output):
             return None
         return recipe_of(job.output)
 
@@ -123,7 +127,9 @@ class Desk:
         settings = self.order.record
         if job.source is None:
             assert self._pipe_in is not None
-            return read(self._pipe_in(), max_pixels=settings.max_pixels, page=settings.page)
+            # All samples of what is piped in are made of the one reading.
+            self._piped = self._pipe_in() if self._piped is None else self._piped
+            return read(self._piped, max_pixels=settings.max_pixels, page=settings.page)
         return read(job.source, max_pixels=settings.max_pixels, page=settings.page)
 
     # --- in the main thread
@@ -143,7 +149,7 @@ class Desk:
                         return None
                     self._claims.append(taken)
             there = self._there(job)  # once more: now nobody else is making it
-            if there is not None and self._is_done(there, read.digest):
+            if there is not None and self._is_done(there, job, read.digest):
                 return self._there_already(job, there, taken)
             picture = read.picture or self._decode(job)
             replaces = self._replaces(job, there, read.digest)
@@ -159,13 +165,14 @@ class Desk:
             self._swept.add(folder)
             sweep(folder)
 
-    def _alike(self, there: Mapping[str, Any], summed: str, *, model: str | None = None) -> bool:
+    def _alike(self, there: Mapping[str, Any], job: Job, summed: str, *, model: str | None = None) -> bool:
         """Whether a result is what would be made; with None for the model's digest, whatever the model was."""
-        wanted = self.recipe(summed) | ({} if model is None else {"digest": model})
+        wanted = self.recipe(job, summed) | ({} if model is None else {"digest": model})
         return alike(there, wanted, but=() if model is not None else ("digest",), seed=not self.order.any_seed)
 
-    def _is_done(self, there: Mapping[str, Any], summed: str) -> bool:
-        return self._alike(there, summed) and self._alike(there, summed, model=self.load().engine.loaded.digest)
+    def _is_done(self, there: Mapping[str, Any], job: Job, summed: str) -> bool:
+        loaded = self.load().engine.loaded.digest
+        return self._alike(there, job, summed) and self._alike(there, job, summed, model=loaded)
 
     def _there_already(self, job: Job, there: Mapping[str, Any], taken: Claim | None) -> Outcome:
         if taken is not None:
@@ -214,7 +221,7 @@ class Desk:
         """What `open` would give, with nothing made or taken."""
         job, format = read.job, self.order.output_format
         there = self._there(job)
-        if there is not None and self._is_done(there, read.digest):
+        if there is not None and self._is_done(there, job, read.digest):
             return self._there_already(job, there, None)
         picture = read.picture or self._decode(job)
         replaces = self._replaces(job, there, read.digest)
@@ -236,17 +243,18 @@ class Desk:
         """Enlarge it."""
         try:
             with watch(number, picture.job) as callback:
-                return self.load()(picture.picture, progress=callback, **self.order.settings)
+                wanted = {**self.order.settings, **_sample(picture.job)}
+                return self.load()(picture.picture, progress=callback, **wanted)
         except Interrupted:
             raise
         except Exception as error:
             picture.release()
             return Outcome(picture.job, "failed", error=error)
 
-    def recipe(self, summed: str) -> dict[str, Any]:
+    def recipe(self, job: Job, summed: str) -> dict[str, Any]:
         """What a result's recipe will hold, but for the model."""
         order = self.order
-        own = {"engine": order.listing.facts.name, "settings": to_json(order.record)}
+        own = {"engine": order.listing.facts.name, "settings": to_json(order.record) | _sample(job)}
         return own | order.beside() | ({"input": summed} if summed else {})
 
     # --- in the writing thread
@@ -256,7 +264,7 @@ class Desk:
         from enlarger.picture.write import encode, write
 
         job, order, plan = picture.job, self.order, picture.plan
-        recipe = result.record() | self.recipe(picture.digest)
+        recipe = result.record() | self.recipe(job, picture.digest)
         try:
             options: dict[str, Any] = {"record": recipe, "quality": order.quality, "strip": order.strip}
             if job.output is None:
@@ -287,3 +295,8 @@ class Desk:
         """Give back all places."""
         for taken in self._claims:
             taken.release()
+
+
+def _sample(job: Job) -> dict[str, int]:
+    """The setting that makes one of several samples."""
+    return {} if job.sample is None else {"sample": job.sample}

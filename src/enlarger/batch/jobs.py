@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from enlarger.picture.sniff import EXTENSIONS, sniff
 FORMATS = tuple(sorted({*(EXTENSIONS[name][0] for name in CAPACITIES), *(name.lower() for name in CAPACITIES)}))
 """Words for the formats that can be written."""
 
-MADE_BY_US = re.compile(r"_(\d+(\.\d+)?x|\d+x\d+|\d+px|\d+(\.\d+)?mp)$")
-"""The end of a result's name, see `suffix`."""
+MADE_BY_US = re.compile(r"_(\d+(\.\d+)?x|\d+x\d+|\d+px|\d+(\.\d+)?mp)(_\d+)?$")
+"""The end of a result's name, see `suffix`, with the number of a sample."""
 
 OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 """Files that Windows leaves in folders of pictures; those of other systems are hidden."""
@@ -33,12 +33,21 @@ class Job:
         output: Where the result goes; None for standard output.
         listed: Whether it was found in a folder, not named.
         makes_folder: Whether the result's folder is made for it, being below the one that -o names.
+        sample: Which of several results of this picture, counted from 1; None where there is one.
     """
 
     source: Path | None
     output: Path | None
     listed: bool = False
     makes_folder: bool = False
+    sample: int | None = None
+
+    @property
+    def whole(self) -> Path | None:
+        """The result's path without the number of the sample: what all samples of the picture share."""
+        if self.sample is None or self.output is None:
+            return self.output
+        return self.output.with_stem(self.output.stem.removesuffix(f"_{self.sample}"))
 
     @property
     def name(self) -> str:
@@ -57,7 +66,7 @@ def suffix(settings: Mapping[str, Any], default_scale: float) -> str:
     return f"_{settings.get('scale') or default_scale:g}x"
 
 
-def plan(inputs: list[str], output: str | None, format: str | None, ending: str) -> list[Job]:
+def plan(inputs: list[str], output: str | None, format: str | None, ending: str, samples: int = 1) -> list[Job]:
     """All the work of a command line.
 
     Args:
@@ -65,6 +74,7 @@ def plan(inputs: list[str], output: str | None, format: str | None, ending: str)
         output: What -o says: a file, a folder, "-" or nothing.
         format: What --format says.
         ending: See `suffix`.
+        samples: Results for each picture: above 1 their names end in _1, _2 and so on.
 
     Raises:
         SettingsError: The wishes contradict each other.
@@ -79,6 +89,8 @@ def plan(inputs: list[str], output: str | None, format: str | None, ending: str)
     if output == "-" or (output is None and inputs == ["-"]):
         if len(inputs) > 1 or from_folder:
             raise SettingsError("'-o -' (standard output) takes one picture only")
+        if samples > 1:
+            raise SettingsError(f"{samples} samples cannot go to standard output: name a file with -o, or --sample N")
         if format is None:
             raise SettingsError("standard output needs --format, since it has no name: try --format png")
         return [Job(None if inputs == ["-"] else Path(inputs[0]), None)]
@@ -93,7 +105,15 @@ def plan(inputs: list[str], output: str | None, format: str | None, ending: str)
     for source, root in _pictures(inputs, Path(output) if into_folder and output else None):
         named = into_folder or output is None
         target = _named(source, root, output, format, ending) if named else Path(output or "")
-        jobs.append(Job(source, target, listed=root is not None, makes_folder=into_folder and from_folder))
+        job = Job(source, target, listed=root is not None, makes_folder=into_folder and from_folder)
+        jobs += (
+            [job]
+            if samples == 1
+            else [
+                replace(job, output=target.with_stem(f"{target.stem}_{number}"), sample=number)
+                for number in range(1, samples + 1)
+            ]
+        )
     _refuse_losses(jobs)
     return jobs
 
@@ -233,7 +253,7 @@ def _refuse_losses(jobs: list[Job]) -> None:
                 f"{taken[key].name} and {job.name} would both become {job.output}: "
                 "enlarge them one by one with -o, or into different folders"
             )
-        if key in inputs and inputs[key] is not job:
+        if key in inputs and inputs[key].source != job.source:
             raise SettingsError(
                 f"{job.name} would become {job.output}, which is an input too: name another folder with -o"
             )

@@ -96,7 +96,8 @@ def _sorted_out(parser: Parser, arguments: list[str]) -> tuple[list[str], list[s
                 raise SettingsError(_refusal(name, parser))
             if equals and actions[name].nargs == 0:
                 raise SettingsError(f"{name} takes no value, not {value!r}")
-            options += [word] if equals else _with_values(name, actions, words)
+            alone = equals or actions[name].nargs == "?"  # an optional value stands behind an equals sign only
+            options += [word] if alone else _with_values(name, actions, words)
         else:
             name, value = word[:2], word[2:].removeprefix("=")
             if name not in actions or (value and _long_name(word, actions)):

@@ -7,21 +7,20 @@ in `batch.jobs` the names, in `batch.desk` each picture and whether its result c
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
-from enlarger.batch.jobs import FORMATS, Job, plan, suffix
+from enlarger.batch.jobs import FORMATS, plan, suffix
 from enlarger.batch.order import Order
 from enlarger.cli.models import locate
 from enlarger.cli.options import add_settings, split, take
 from enlarger.cli.progress import Reporter
+from enlarger.cli.report import Reports
 from enlarger.cli.work import Work
 from enlarger.engines.catalog import find, listings
-from enlarger.errors import OutputError, PictureError, SettingsError
-from enlarger.picture.formats import HAS_QUALITY, format_of, named
+from enlarger.errors import PictureError, SettingsError
+from enlarger.picture.formats import check_quality, format_of, named
 from enlarger.settings import rules, setting
 
 ENGINE = "pocket"
@@ -42,6 +41,7 @@ examples:
   enlarger upscale photo.jpg --size 1800x512          exactly this size
   enlarger upscale photo.jpg --preset faithful        invent as little as possible
   enlarger upscale scans/ -o large/                   a folder; its tree is kept, what is done stays
+  enlarger upscale photo.jpg --samples 4 --report     four results, and maps of what they invent
   enlarger upscale photo.jpg --dry-run                say what it would do, and for how long
   cat a.png | enlarger upscale - -o - --format png    in a pipe
 
@@ -89,7 +89,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     strip.add_argument("--strip-private", action="store_true", help="Leave out position, serial numbers and owners.")
     output.add_argument("--dry-run", action="store_true", help="Say what would be done, and do nothing.")
     output.add_argument("--json", action="store_true", help="One JSON object for each picture, a line each, on stdout.")
-    output.add_argument("--report", metavar="FILE", help="The same objects in a file.")
+    output.add_argument(
+        "--report", nargs="?", const="", metavar="FOLDER",
+        help="Beside each result (or in --report=FOLDER) a map of where it left the input, with --samples another of "
+        "what the seed decides, and the numbers in JSON.",
+    )  # fmt: skip
     output.add_argument("-q", "--quiet", action="store_true", help="No progress and no messages, only errors.")
 
 
@@ -97,29 +101,20 @@ def run(args: argparse.Namespace) -> int:
     """Enlarge; gives the exit code."""
     order = ordered(args)
     ending = suffix(order.settings, order.listing.facts.default_scale)
-    jobs = plan(args.inputs, args.output, order.output_format, ending)
+    jobs = plan(args.inputs, args.output, order.output_format, ending, _samples(order.record))
     if args.json and jobs[0].output is None:
         raise SettingsError("--json and the picture cannot both go to standard output: name a file with -o")
     if args.settings.get("quality") is not None:
-        _check_quality(jobs, order.output_format)
+        word = order.output_format
+        check_quality(named(word) if word else format_of(job.output.name if job.output else "") for job in jobs)
     reporter = Reporter(quiet=args.quiet, bar=not args.json)
-    report = _report_file(args.report, jobs, overwrite=args.overwrite)
-    return Work(order, reporter, as_json=args.json, dry_run=args.dry_run, report=report, debug=args.debug).all(jobs)
+    reports = None if args.report is None else Reports(jobs, order, args.report, overwrite=args.overwrite)
+    return Work(order, reporter, as_json=args.json, dry_run=args.dry_run, reports=reports, debug=args.debug).all(jobs)
 
 
-def _check_quality(jobs: Iterable[Job], word: str | None) -> None:
-    """Refuse a quality that none of the results can have.
-
-    Raises:
-        SettingsError: All results are in formats that lose nothing.
-    """
-    words = [word or (job.output.name if job.output else "") for job in jobs]
-    formats = {named(word) if word else format_of(name) for name in words}
-    if formats and not formats & HAS_QUALITY:
-        raise SettingsError(
-            f"--quality is for {', '.join(sorted(HAS_QUALITY))}: {', '.join(map(str, formats))} loses nothing; "
-            "leave it out or choose another --format"
-        )
+def _samples(record: Any) -> int:
+    """How many results each picture gets."""
+    return 1 if getattr(record, "sample", None) is not None else int(getattr(record, "samples", 1))
 
 
 def ordered(args: argparse.Namespace) -> Order:
@@ -171,6 +166,8 @@ def _recorded(
         )
     if WISHES & set(given):
         earlier = {name: value for name, value in earlier.items() if name not in WISHES}
+    if "samples" in given:
+        earlier.pop("sample", None)
     if "preset" in given:
         within = {name for values in find(engine or made_by).facts.settings.presets.values() for name in values}
         earlier = {name: value for name, value in earlier.items() if name not in within}
@@ -178,20 +175,3 @@ def _recorded(
         earlier["dtype"] = str(record["dtype"])
     written = record.get("output")
     return engine or made_by, {**earlier, **given}, written if isinstance(written, dict) else {}
-
-
-def _report_file(name: str | None, jobs: Iterable[Job], *, overwrite: bool) -> Path | None:
-    """The report's place, once it is sure that it can be written and takes no picture's."""
-    if name is None:
-        return None
-    path = Path(name)
-    place = os.path.realpath(path)
-    if any(place == os.path.realpath(file) for job in jobs for file in (job.source, job.output) if file is not None):
-        raise OutputError(f"{name} of --report is a picture of this run; choose another name")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"the folder {path.parent} of --report does not exist; make it first")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise OutputError(f"{name} of --report exists already; --overwrite replaces a file")
-    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise OutputError(f"the folder {path.parent} of --report cannot be written to")
-    return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
 from collections import Counter
@@ -15,6 +14,7 @@ from typing import Any
 from enlarger.batch.jobs import Job
 from enlarger.batch.order import Order, Outcome
 from enlarger.cli.progress import Reporter, Watch, duration
+from enlarger.cli.report import Reports
 from enlarger.cli.say import bug, line
 from enlarger.errors import EnlargerError, Interrupted, OutputError, PartialError, PictureError
 from enlarger.settings import to_json
@@ -33,16 +33,16 @@ class Work:
         *,
         as_json: bool = False,
         dry_run: bool = False,
-        report: Path | None = None,
+        reports: Reports | None = None,
         debug: bool = False,
     ) -> None:
         self.order = order
         self.reporter = reporter
         self.as_json = as_json
         self.dry_run = dry_run
-        self.report = report
+        self.reports = reports
         self.debug = debug
-        self._records: list[dict[str, Any]] = []
+        self._alone = False
 
     def all(self, jobs: Sequence[Job]) -> int:
         """Do them; a failing one does not stop the others.
@@ -60,6 +60,7 @@ class Work:
         def watch(number: int, job: Job) -> Watch:
             return self.reporter.picture(f"{number}/{len(jobs)} {job.name}" if len(jobs) > 1 else job.name)
 
+        self._alone = len({job.source for job in jobs}) == 1
         counts: Counter[str] = Counter()
         outcomes = (
             rehearse(jobs, self.order)
@@ -71,7 +72,8 @@ class Work:
                 counts[outcome.state] += 1
                 self._tell(outcome)
                 if outcome.error is not None:
-                    self._complain(outcome, alone=len(jobs) == 1)
+                    self._complain(outcome.job, outcome.error)
+                counts["reports"] += self._report(outcome)
         except (Interrupted, KeyboardInterrupt) as stop:
             for outcome in _rest(outcomes, stop):
                 counts[outcome.state] += 1
@@ -79,8 +81,6 @@ class Work:
             if len(jobs) > 1:
                 self.reporter.say(f"{counts['made'] + counts['there']} of {len(jobs)} pictures are done")
             raise
-        finally:
-            self._write_report()
         return self._summary(counts, len(jobs))
 
     def _summary(self, counts: Counter[str], total: int) -> int:
@@ -94,23 +94,36 @@ class Work:
         if counts["failed"]:
             done = counts["made"] + counts["there"]
             raise PartialError(f"{counts['failed']} of {total} pictures failed, {done} are done")
+        if counts["reports"]:
+            raise PartialError(f"{counts['reports']} reports could not be written; all pictures are done")
         if total > 1 and not self.dry_run:
             self.reporter.say(f"{counted(counts['made'], 'picture')} enlarged")
         return 0
 
-    def _complain(self, outcome: Outcome, *, alone: bool) -> None:
+    def _complain(self, job: Job, error: Exception) -> None:
         """One picture's error, while the others go on; that of the only one is the command's."""
-        error = outcome.error
-        known = error if isinstance(error, EnlargerError) else bug(error or Exception())
-        if alone:
+        known = error if isinstance(error, EnlargerError) else bug(error)
+        if self._alone:
             raise known from error
         if self.debug:
             traceback.print_exception(error)
-        name = outcome.job.name
+        name = job.name
         print(line(f"enlarger: error: {known if name in str(known) else f'{name}: {known}'}"), file=sys.stderr)
 
+    def _report(self, outcome: Outcome) -> bool:
+        """Write the report of a picture whose last result this is; gives whether that failed."""
+        if self.reports is None or self.dry_run:
+            return False
+        try:
+            for told in self.reports.note(outcome):
+                self.reporter.say(told)
+        except Exception as error:
+            self._complain(outcome.job, error)
+            return True
+        return False
+
     def _tell(self, outcome: Outcome) -> None:
-        """What became of a picture: for people, as JSON, and for the report."""
+        """What became of a picture: for people, or as JSON."""
         job, place = outcome.job, outcome.job.output or "standard output"
         if outcome.state == "made":
             for warning in outcome.warnings:
@@ -129,7 +142,9 @@ class Work:
         self._record(outcome)
 
     def _record(self, outcome: Outcome) -> None:
-        """One JSON object on its own line, and for the report; all keys are always there."""
+        """One JSON object on its own line; all keys are always there."""
+        if not self.as_json:
+            return
         job, size, error = outcome.job, outcome.size, outcome.error
         record: dict[str, Any] = {
             "input": "-" if job.source is None else str(job.source),
@@ -139,6 +154,7 @@ class Work:
             "engine": self.order.listing.facts.name,
             "model": outcome.model or self.order.model or "",
             "settings": dict(outcome.settings) or to_json(self.order.record),
+            "sample": job.sample,
             "seed": outcome.seed if outcome.settings else getattr(self.order.record, "seed", None),
             "seconds": None if outcome.seconds is None else round(outcome.seconds, 3),
             "peak_memory_bytes": peak_memory(),
@@ -147,23 +163,8 @@ class Work:
         }
         if outcome.plan is not None:
             record["plan"] = {name: value for name, value in outcome.plan.items() if name != "source"}
-        self._records.append(record)
-        if self.as_json:
-            with _standard_output():
-                print(json.dumps(record), flush=True)
-
-    def _write_report(self) -> None:
-        """All records in one file, which appears whole."""
-        if self.report is None:
-            return
-        part = self.report.with_name(f".{self.report.name}.{os.getpid()}.part")
-        try:
-            part.write_text("".join(json.dumps(record) + "\n" for record in self._records))
-            os.replace(part, self.report)
-        except OSError as error:
-            raise OutputError(f"the report {self.report} cannot be written: {error.strerror}") from error
-        finally:
-            part.unlink(missing_ok=True)
+        with _standard_output():
+            print(json.dumps(record), flush=True)
 
     def _piped_in(self) -> bytes:
         """What is piped in, up to the most that a picture of so many pixels can need."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from enlarger.errors import PictureError
 from enlarger.evaluation.pixels import Floats, Pixels, as_bytes, as_levels, luma, same_size, without_border
@@ -128,22 +130,60 @@ def block_shift(result: Pixels, source: Pixels, block: int = 8) -> float:
     return float(np.abs(blocks.mean(axis=(1, 3))).mean())
 
 
-def deviation_map(results: list[Pixels]) -> Floats:
-    """Standard deviation of each pixel over results of different seeds, (H, W), levels of 255, mean of RGB.
+class Spread:
+    """How much results of different seeds differ, taken in one after the other: none of them is kept."""
 
-    The unbiased estimate (N - 1), so that it does not grow with the number of seeds.
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: Pixels = np.zeros((0, 0, 3), np.uint8)
+        self._sums: NDArray[np.uint32] | None = None
+        self._squares: NDArray[np.uint32] | None = None
+
+    def add(self, result: Pixels) -> None:
+        """Take in one more, (H, W, 3); at most 65,000, so that the sums of squares fit.
+
+        Raises:
+            PictureError: another size than the ones before.
+        """
+        levels = as_bytes(result).astype(np.uint32)
+        if self._sums is None or self._squares is None:
+            self._first = as_bytes(result)
+            self._sums, self._squares = np.zeros_like(levels), np.zeros_like(levels)
+        same_size(self._first, as_bytes(result), "results of two seeds")
+        self._sums += levels
+        self._squares += levels * levels
+        self.count += 1
+
+    def map(self) -> Floats:
+        """Standard deviation of each pixel, (H, W), levels of 255, mean of RGB.
+
+        The unbiased estimate (N - 1), so that it does not grow with the number of seeds.
+
+        Raises:
+            PictureError: fewer than two results.
+        """
+        if self.count < 2 or self._sums is None or self._squares is None:
+            raise PictureError(f"deviation over seeds needs at least two results, got {self.count}")
+        made = np.empty(self._sums.shape[:2])
+        for row in range(len(made)):
+            sums = self._sums[row].astype(np.float64)
+            variance = (self._squares[row] - sums * sums / self.count) / (self.count - 1)
+            made[row] = np.sqrt(np.maximum(variance, 0)).mean(axis=1)
+        return made
+
+
+def deviation_map(results: Iterable[Pixels]) -> Floats:
+    """See `Spread.map`.
 
     Raises:
         PictureError: fewer than two results, or different sizes.
     """
-    if len(results) < 2:
-        raise PictureError(f"deviation over seeds needs at least two results, got {len(results)}")
-    for other in results[1:]:
-        same_size(results[0], other, "results of two seeds")
-    stack = np.stack([as_levels(as_bytes(result)) for result in results])
-    return np.asarray(stack.std(axis=0, ddof=1).mean(axis=2), dtype=np.float64)
+    spread = Spread()
+    for result in results:
+        spread.add(result)
+    return spread.map()
 
 
-def deviation(results: list[Pixels]) -> float:
+def deviation(results: Iterable[Pixels]) -> float:
     """Mean of `deviation_map`: how much of a picture the method invented, levels of 255; 0 = the same for all seeds."""
     return float(deviation_map(results).mean())

@@ -7,7 +7,7 @@ invented and consistent; that is what enlarging with a diffusion model is, and t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from enlarger.errors import OutputError
-from enlarger.evaluation.fidelity import colour_shift, consistency, consistency_map, deviation_map
+from enlarger.errors import OutputError, PictureError
+from enlarger.evaluation.fidelity import Spread, colour_shift, consistency, consistency_map
 from enlarger.evaluation.pixels import Bytes, Floats, Pixels
+from enlarger.picture.atomic import appearing
+from enlarger.picture.recipe import KEYWORD, to_json
 
 FULL_CONSISTENCY = 8.0
 """Levels of 255 of the small picture that the hottest colour stands for; rounding alone makes about 0.3."""
@@ -37,11 +39,11 @@ def heat(values: Floats, full: float) -> Bytes:
     return np.asarray(np.round(_COLOURS[low] * (1 - share) + _COLOURS[low + 1] * share), dtype=np.uint8)
 
 
-def faithfulness(results: Sequence[Pixels], source: Pixels) -> tuple[dict[str, Any], dict[str, Bytes]]:
+def faithfulness(results: Iterable[Pixels], source: Pixels) -> tuple[dict[str, Any], dict[str, Bytes]]:
     """Numbers and maps of one picture's results.
 
     Args:
-        results: the result; further ones of other seeds add the deviation.
+        results: the result; further ones of other seeds add the deviation. Taken one by one, none is kept.
         source: the input, (h, w, 3).
 
     Returns:
@@ -49,26 +51,33 @@ def faithfulness(results: Sequence[Pixels], source: Pixels) -> tuple[dict[str, A
         results `deviation`. Maps: `consistency`, in the input's size; with several results `deviation`, in theirs.
 
     Raises:
-        PictureError: pictures that cannot be measured, or results of different sizes.
+        PictureError: no result, pictures that cannot be measured, or results of different sizes.
     """
-    off = consistency_map(results[0], source)
-    numbers: dict[str, Any] = {
-        "consistency": consistency(results[0], source),
-        "worst": float(off.max()),
-        "colour-shift": colour_shift(results[0], source),
-    }
-    maps = {"consistency": heat(off, FULL_CONSISTENCY)}
-    if len(results) > 1:
-        spread = deviation_map(list(results))
-        numbers["deviation"] = float(spread.mean())
-        maps["deviation"] = heat(spread, FULL_DEVIATION)
+    numbers: dict[str, Any] = {}
+    maps: dict[str, Bytes] = {}
+    spread = Spread()
+    for result in results:
+        if not maps:
+            off = consistency_map(result, source)
+            maps["consistency"] = heat(off, FULL_CONSISTENCY)
+            numbers["consistency"] = consistency(result, source)
+            numbers["worst"] = float(off.max())
+            numbers["colour-shift"] = colour_shift(result, source)
+        spread.add(result)
+    if not maps:
+        raise PictureError("there is no result that could be measured", "missing")
+    if spread.count > 1:
+        apart = spread.map()
+        numbers["deviation"] = float(apart.mean())
+        maps["deviation"] = heat(apart, FULL_DEVIATION)
     return numbers, maps
 
 
 def write_maps(maps: dict[str, Bytes], beside: Path, *, overwrite: bool = False) -> list[Path]:
     """Write maps beside a result: `photo_4x.png` gets `photo_4x.consistency.png` and `photo_4x.deviation.png`.
 
-    What the hottest colour stands for is in each file's `Description`.
+    What the hottest colour stands for is in each file's `Description`. Each also has a recipe, so that it is not taken
+    for a photograph when the folder is enlarged.
 
     Raises:
         OutputError: a file is there already, or cannot be written.
@@ -81,11 +90,7 @@ def write_maps(maps: dict[str, Bytes], beside: Path, *, overwrite: bool = False)
         note = PngInfo()
         full = FULL_CONSISTENCY if name == "consistency" else FULL_DEVIATION
         note.add_text("Description", f"{name}: black 0, light {full:g} levels of 255 and more")
-        partial = target.with_name(target.name + ".part")
-        try:
-            Image.fromarray(maps[name]).save(partial, format="PNG", pnginfo=note)
-            partial.replace(target)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise OutputError(f"{target} cannot be written ({error.strerror or error})") from error
+        note.add_text(KEYWORD, to_json({"engine": "report", "settings": {}, "map": name}))
+        with appearing(target, overwrite) as file:
+            Image.fromarray(maps[name]).save(file, format="PNG", pnginfo=note)
     return list(targets.values())

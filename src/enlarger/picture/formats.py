@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from enlarger.errors import SettingsError
 from enlarger.picture.sniff import EXTENSIONS
 
 Fate = Literal["keep", "convert", "refuse"]
@@ -118,3 +120,20 @@ def named(word: str) -> str | None:
     return next(
         (format for format, endings in EXTENSIONS.items() if ending in endings or ending == format.lower()), None
     )
+
+
+def check_quality(formats: Iterable[str | None]) -> None:
+    """Refuse a quality that none of the results can have.
+
+    Args:
+        formats: Of the results; None for one that is not known yet.
+
+    Raises:
+        SettingsError: All results are in formats that lose nothing.
+    """
+    found = set(formats)
+    if found and not found & (HAS_QUALITY | {None}):
+        raise SettingsError(
+            f"--quality is for {', '.join(sorted(HAS_QUALITY))}: {', '.join(sorted(map(str, found)))} loses nothing; "
+            "leave it out or choose another --format"
+        )

@@ -98,6 +98,7 @@ def check_output(
     recorded: bool = True,
     strip: Strip = "none",
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    quality: int | None = None,
 ) -> OutputPlan:
     """Decides, before the work, whether and how a result can be written.
 
@@ -113,13 +114,16 @@ def check_output(
         recorded: Whether a recipe will be stored.
         strip: Which metadata will be left out; see `write`.
         background: What shows through where the format has no alpha.
+        quality: Asked for, where the format must have one.
 
     Raises:
-        SettingsError: the name has no known ending, or contradicts the format.
+        SettingsError: the name has no known ending, or contradicts the format, or the format has no quality.
         OutputError: it cannot be written there or in this format.
     """
     target = None if path is None else Path(path)
     chosen = _format(target, format)
+    if quality is not None:
+        formats.check_quality([chosen])
     if target is not None:
         _check_place(target, overwrite, list(inputs))
     held = formats.CAPACITIES[chosen]

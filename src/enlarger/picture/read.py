@@ -50,13 +50,13 @@ def read(source: Any, *, max_pixels: int = MAX_PIXELS, page: int = 1) -> Picture
         raise ResourceError("not enough memory to read the picture; lower --max-pixels or free some memory") from error
 
 
-def read_rgb(source: Any) -> NDArray[np.uint8]:
+def read_rgb(source: Any, *, max_pixels: int = MAX_PIXELS, page: int = 1) -> NDArray[np.uint8]:
     """A picture as (H, W, 3) bytes: what engines see of it, grey repeated, more than 8 bits rounded, no alpha.
 
-    Raises:
-        PictureError: See `read`.
+    Arguments and errors are those of `read`.
     """
-    return np.asarray(quantise(np.ascontiguousarray(read(source).rgb()), 8), dtype=np.uint8)
+    seen = read(source, max_pixels=max_pixels, page=page).rgb()
+    return np.asarray(quantise(np.ascontiguousarray(seen), 8), dtype=np.uint8)
 
 
 def _read(source: Any, max_pixels: int, page: int) -> Picture:
