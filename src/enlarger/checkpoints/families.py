@@ -69,7 +69,6 @@ FAMILIES: Mapping[str, Family] = {
     "swinir": Family("a SwinIR or HAT network"),
     "sd3": Family("a Stable Diffusion 3 model"),
     "flux": Family("a Flux model"),
-    "hypernetwork": Family("a hypernetwork"),
     "": Family("no model that Enlarger knows"),
 }
 """Every kind that can be told, by the name that engines ask for."""
