@@ -118,7 +118,8 @@ def test_the_error_for_an_unknown_file_names_its_tensors(tmp_path: Path) -> None
 
 KIND = {  # the corpus' words for what is wrong -> ours
     "truncated": "cut", "empty": "is empty", "corrupt": "damaged|no PyTorch checkpoint",
-    "lfs_pointer": "Git LFS pointer", "web_page": "a web page", "unknown_architecture": "no model that", "not_finite": "no model that|not finite",
+    "lfs_pointer": "Git LFS pointer",
+    "web_page": "a web page", "unknown_architecture": "no model that", "not_finite": "no model that|not finite",
 }  # fmt: skip
 
 
