@@ -218,7 +218,7 @@ def test_a_prediction_that_is_no_number_is_told_with_the_step(parts, name):
     with torch.no_grad():
         components["unet"].conv_out.bias.fill_(float("inf"))
     up = enlarger.Upscaler(name, components=components)
-    with pytest.raises(ModelError, match="step 1 of [12]"):
+    with pytest.raises(ModelError, match=r"step 1 of [12]"):
         up(picture(6, 6), **FAST)
 
 
