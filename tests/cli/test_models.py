@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from enlarger.checkpoints.families import FAMILIES
 from enlarger.cli import models
 from enlarger.engines.catalog import listings
 from enlarger.errors import ModelError
@@ -51,6 +54,29 @@ def test_an_engine_without_its_extra_says_how_to_get_it(monkeypatch: pytest.Monk
     told = models.describe(needing)
     assert told["ready"] is False
     assert "-m" in told["status"]
+
+
+def test_models_that_are_there_are_told_with_the_engines_that_take_them(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "ESRGAN").mkdir()
+    save_file({"conv_first.weight": torch.ones(4, 3, 3, 3), "body.0.rdb1.conv1.weight": torch.ones(2, 4, 3, 3)},
+              tmp_path / "ESRGAN" / "4x-mine.pth")  # fmt: skip
+    (tmp_path / "ESRGAN" / "broken.pth").write_text("<html>")
+    done = call("models", "--models-dir", tmp_path)
+    assert "needs an ESRGAN, Real-ESRGAN or compact network; there: 4x-mine" in done.out
+    assert "needs a Stable Diffusion x4 upscaler; there: none" in done.out
+    assert "4x-mine.pth: a network of the ESRGAN family" in done.out
+    assert "broken.pth: broken.pth is a web page" in done.out
+    records = {
+        record["engine"]: record["models"] for record in call("models", "--json", "--models-dir", tmp_path).records
+    }
+    assert records["gan"] == ["4x-mine"]
+    assert records["x4"] == []
+
+
+def test_every_engine_that_needs_a_model_says_which_in_words_that_errors_use() -> None:
+    for listing in listings().values():
+        assert listing.facts.needs_model == bool(listing.facts.families)
+        assert set(listing.facts.families) <= set(FAMILIES) & set(models.NEEDS)
 
 
 def test_a_path_is_itself_and_a_name_is_looked_up_near_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

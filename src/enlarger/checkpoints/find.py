@@ -1,8 +1,9 @@
-"""Where models are: a path, a name in a folder for models, an id on the hub.
+"""Where models are: a path, a name in a folder for models, an id on the hub. No torch here.
 
 Folders for models are looked through as web interfaces lay them out (A1111: models/Stable-diffusion, models/VAE,
 models/ControlNet, models/Lora, models/ESRGAN, embeddings; ComfyUI: models/checkpoints, vae, controlnet, loras,
-upscale_models, embeddings), and any other layout too: a name that is there twice is taken from the folder of its kind.
+upscale_models, embeddings), and any other layout too: of two models with one name, the one in the folder of its kind
+is taken.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Model folders in diffusers' layout: where a part's weights and configuration are."""
+"""Model folders in diffusers' layout: where a part's weights and configuration are. No torch here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from enlarger.checkpoints.tensors import Tensors, joined, open_tensors
 from enlarger.errors import ModelError
+
+if TYPE_CHECKING:
+    from enlarger.checkpoints.tensors import Tensors
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 """Names of weight files without their endings: of diffusers, of transformers, of either's older files."""
@@ -95,6 +97,8 @@ def folder_tensors(folder: Path) -> Tensors:
     Raises:
         ModelError: There are no weights, a shard is missing, or a file is damaged.
     """
+    from enlarger.checkpoints.tensors import joined, open_tensors
+
     files = weight_files(folder)
     if not files:
         there = "no file at all" if not any(folder.iterdir()) else "none under a name that diffusers uses"
@@ -113,9 +117,13 @@ def parts_of(folder: Path) -> Iterator[str]:
 
 def is_model_folder(folder: Path) -> bool:
     """Whether a folder is a model: a whole one, or a part alone."""
-    return (folder / "model_index.json").is_file() or (
-        (folder / "config.json").is_file() and bool(weight_files(folder))
-    )
+    if (folder / "model_index.json").is_file():
+        return True
+    try:  # many a folder of loose files has a config.json of something else
+        alone = folder / "config.json"
+        return alone.is_file() and bool(part_of_config(read_json(alone))) and bool(weight_files(folder))
+    except ModelError:
+        return False
 
 
 def part_of_config(config: Mapping[str, Any]) -> str:

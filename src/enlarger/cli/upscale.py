@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from enlarger.batch.jobs import FORMATS, plan, suffix
 from enlarger.batch.order import Order
+from enlarger.checkpoints.find import kind_of
 from enlarger.cli.models import locate
 from enlarger.cli.options import add_settings, split, take
 from enlarger.cli.progress import Reporter
@@ -134,7 +135,8 @@ def ordered(args: argparse.Namespace) -> Order:
     if listing.facts.needs_model and model is None:
         raise SettingsError(f"engine {engine} needs a model: name its file or folder with -m")
     if model is not None:
-        model = locate(model, folder, by_hub=listing.facts.extra == "diffusers")
+        kinds = {kind_of(family) for family in listing.facts.families}
+        model = locate(model, folder, by_hub=listing.facts.extra == "diffusers", kinds=kinds)
     return Order(
         listing,
         model,

@@ -113,6 +113,7 @@ GAN = Facts(
     tile=1024,
     bytes_per_pixel=768,
     needs_model=True,
+    families=("gan",),
     links=("https://github.com/xinntao/Real-ESRGAN",),
 )
 
@@ -126,6 +127,7 @@ X4 = Facts(
     overlap=128,
     bytes_per_pixel=2500,
     needs_model=True,
+    families=("x4",),
     extra="diffusers",
     links=("https://huggingface.co/stabilityai/stable-diffusion-x4-upscaler",),
 )
@@ -145,6 +147,7 @@ STABLESR = Facts(
     fill=True,
     bytes_per_pixel=6000,
     needs_model=True,
+    families=("stablesr", "stablesr-module"),
     extra="diffusers",
     links=("https://arxiv.org/abs/2305.07015", "https://huggingface.co/Iceclear/StableSR"),
 )
@@ -164,6 +167,7 @@ IMG2IMG = Facts(
     overlap=128,
     bytes_per_pixel=2500,
     needs_model=True,
+    families=("sd15", "sd2", "sdxl"),
     extra="diffusers",
     links=("https://arxiv.org/abs/2108.01073",),
 )

@@ -56,6 +56,7 @@ class Facts:
             configuration says it, or when nothing is predicted.
         bytes_per_pixel: Peak memory of a forward pass per output pixel of a tile's outer size, float32.
         needs_model: Whether the user must name a model.
+        families: What that model may be, as `enlarger inspect` names it.
         extra: The package extra it needs, "" for none.
         licence: Of the weights that ship, "" if none ship.
         links: Where to read more.
@@ -84,6 +85,7 @@ class Facts:
     prediction: str = ""
     bytes_per_pixel: int = 64
     needs_model: bool = False
+    families: tuple[str, ...] = ()
     extra: str = ""
     licence: str = ""
     links: tuple[str, ...] = ()
