@@ -52,7 +52,7 @@ class Plan:
 
 def tiling(engine: Engine, passage: Pass, settings: Any, tile: int, batch: int) -> Tiling:
     """Blended tiles of about `tile` output pixels; none where one tile holds the canvas."""
-    facts = engine.facts
+    facts = engine.facts_for(settings)
     cells = cells_of(engine, passage)
     side = max(1, tile // facts.grid)
     asked = getattr(settings, "overlap", None)
@@ -92,6 +92,7 @@ def make_plan(engine: Engine, machine: Loading, source: Size, settings: Any) -> 
         at_target=facts.at_target,
         rounds=getattr(settings, "rounds", 1),
     )
+    canvas = engine.placed(canvas, settings)
     process = engine.steps(settings)
     largest = canvas.passes[-1].padded.times(facts.factor)
     grid = max(facts.grid, facts.factor * facts.stride)

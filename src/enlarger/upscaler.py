@@ -159,8 +159,11 @@ class Upscaler:
         for number, passage in enumerate(plan.canvas.passes):
             if number:
                 settings = self.engine.later(settings)
-            rows = exactly(rows, passage.source, self.facts.enlargement, linear_light=False, stretch=STRETCH)
+            facts = self.engine.facts_for(settings)
+            rows = exactly(rows, passage.source, facts.enlargement, linear_light=False, stretch=STRETCH)
             source = rows.read(0, passage.source.height)[None]
+            if facts.at_target:
+                source = source.clamp(0, 1)  # enlarging overshoots at edges
             rows = self._enlarge(source, passage, number, settings, plan, clock)
         filter, light = self.engine.resampling(settings)
         rows = exactly(rows, plan.canvas.target, filter, linear_light=light, stretch=STRETCH)
@@ -169,7 +172,7 @@ class Upscaler:
             # Passes are true to what they enlarged; here the exact size is made true to the picture itself.
             rows = consistent(rows, _tensor(picture)[0], settings.consistency, STRETCH)
 
-        pixels = develop(rows, picture)
+        pixels = develop(rows, picture, cut=self.engine.facts_for(settings).cuts)
         alpha = None
         if picture.alpha is not None:
             alpha = quantise(enlarge_alpha(picture.alpha, plan.canvas.target), picture.depth)
@@ -204,10 +207,13 @@ class Upscaler:
 
     def _enlarge(self, source: Tensor, passage: Pass, number: int, settings: Any, plan: Plan, clock: _Clock) -> Rows:
         """One pass: rows at the engine's factor, its padding cut, colours and detail made true to the source."""
-        padded = pad(source, passage.padded, self.facts.padding)
-        run = self._blended if self.facts.field is None else self._streamed
-        rows: Rows = CutRows(run(padded, passage, number, settings, plan, clock), passage.native)
-        rows = colour_fixed(rows, source[0], getattr(settings, "color_fix", "none"))
+        facts, fix = self.engine.facts_for(settings), getattr(settings, "color_fix", "none")
+        padded = pad(source, passage.padded, facts.padding)
+        run = self._blended if facts.field is None else self._streamed
+        rows = run(padded, passage, number, settings, plan, clock)
+        if facts.fixes_padding:
+            rows, fix = colour_fixed(rows, padded[0], fix), "none"
+        rows = colour_fixed(CutRows(rows, passage.native), source[0], fix)
         if settings.consistency and passage.factor > 1:
             rows = consistent(rows, source[0], settings.consistency, STRETCH)
         return rows
@@ -291,8 +297,14 @@ def distortion(canvas: Canvas) -> list[str]:
     return [f"{canvas.target} has another shape than {canvas.source}: {stretched}"]
 
 
-def develop(rows: Rows, picture: Picture) -> np.ndarray[Any, Any]:
-    """Rows (3, n, W) become the final samples (H, W, C), in the depth and with the channels that the input had."""
+def develop(rows: Rows, picture: Picture, *, cut: bool = False) -> np.ndarray[Any, Any]:
+    """Rows (3, n, W) become the final samples (H, W, C), in the depth and with the channels that the input had.
+
+    Args:
+        rows: The finished picture, 0..1.
+        picture: The input.
+        cut: See `quantise`.
+    """
     channels = picture.pixels.shape[2]
     kinds = {8: np.uint8, 16: np.uint16, 32: np.float32}
     result = np.empty((*rows.size, channels), kinds[picture.depth])
@@ -300,7 +312,7 @@ def develop(rows: Rows, picture: Picture) -> np.ndarray[Any, Any]:
         stop = min(start + STRETCH, rows.size.height)
         made = rows.read(start, stop).permute(1, 2, 0)
         made = made.mean(2, keepdim=True) if channels == 1 else made
-        result[start:stop] = quantise(made.numpy(), picture.depth)
+        result[start:stop] = quantise(made.numpy(), picture.depth, cut=cut)
     return result
 
 

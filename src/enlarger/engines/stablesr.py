@@ -26,13 +26,14 @@ from torch import Tensor, nn
 
 from enlarger.canvas import autoencoder as tiled
 from enlarger.canvas.blend import Plane
+from enlarger.canvas.geometry import Canvas, Pass
 from enlarger.checkpoints.load import digest
 from enlarger.checkpoints.stablesr import AUTOENCODER, TextNames, cfw_kind, leftover, model_kind
 from enlarger.checkpoints.tensors import LazyTensor, open_tensors
 from enlarger.engines import stablesr_parts as parts
 from enlarger.engines.catalog import STABLESR
 from enlarger.engines.device import pick_device, pick_dtype
-from enlarger.engines.engine import Conditioning, Decoded, Engine, Loaded, Prediction
+from enlarger.engines.engine import Conditioning, Decoded, Engine, Facts, Loaded, Prediction
 from enlarger.engines.stablesr_parts import Description, Inventory
 from enlarger.errors import ModelError, SettingsError
 from enlarger.networks.cfw import Weighted, Wrapping
@@ -45,7 +46,6 @@ from enlarger.size import Size
 
 if TYPE_CHECKING:
     from enlarger.canvas.autoencoder import Map
-    from enlarger.canvas.geometry import Pass
     from enlarger.canvas.noise import NoiseSource
     from enlarger.engines.settings import StableSRMachine, StableSRSettings
 
@@ -76,8 +76,6 @@ class StableSRConditioning(Conditioning):
         contexts: The prompts.
         start: Whether the process starts from that latent, noised; else from pure noise.
         cfw_weight: How much of the encoder's features is fused in, 0 to 1.
-        original: Whether the original scripts' rounding and colour fix are wanted.
-        color_fix: For `original`: which colour fix.
         reference: A latent (1, 4, h, w) that the clean estimate is pulled to, or None.
         reference_strength: How far, 0 to 1.
         reference_until: Down to this timestep.
@@ -87,8 +85,6 @@ class StableSRConditioning(Conditioning):
     contexts: Contexts
     start: bool = True
     cfw_weight: float = 0.0
-    original: bool = False
-    color_fix: str = "none"
     reference: Tensor | None = None
     reference_strength: float = 1.0
     reference_until: float = 0.0
@@ -174,6 +170,26 @@ class StableSR(Engine):
         context: Tensor = self.text(ids.to(self.device)).last_hidden_state
         return context
 
+    def facts_for(self, settings: StableSRSettings) -> Facts:
+        """See `Engine.facts_for`: with compatibility "original", that of the scripts."""
+        if not settings.original:
+            return self.facts
+        return dataclasses.replace(
+            self.facts,
+            enlargement="bicubic-torch",
+            weights="gaussian-original",
+            placement="columns",
+            fill=False,
+            fixes_padding=True,
+            cuts=True,
+        )
+
+    def placed(self, canvas: Canvas, settings: StableSRSettings) -> Canvas:
+        """See `Engine.placed`: with compatibility "original", as `original_canvas`."""
+        if not settings.original:
+            return canvas
+        return original_canvas(canvas, settings.scale, settings.tile or self.facts.tile)
+
     def steps(self, settings: StableSRSettings) -> RespacedDDPM | RespacedDDIM:
         """See `Engine.steps`."""
         if settings.scheduler == "ddim":
@@ -202,8 +218,6 @@ class StableSR(Engine):
             prepared,
             start=settings.start == "lr",
             cfw_weight=self.cfw_weight(settings),
-            original=settings.original,
-            color_fix=settings.color_fix,
             remarks=(*self.remarks, *admitted),
         )
 
@@ -349,6 +363,32 @@ class StableSR(Engine):
 def _admitted(plan: tiled.Plan) -> tuple[str, ...]:
     """What the record must say of an autoencoder's run."""
     return () if plan.attention == "exact" else (f"the autoencoder's attention: {plan.attention}",)
+
+
+def original_scale(source: Size, scale: float, least: int) -> float:
+    """How much the original's tile script enlarges: until the shorter side has `least` pixels, or more if asked for."""
+    return max(least / min(source), scale)
+
+
+def original_canvas(canvas: Canvas, scale: float | None, least: int) -> Canvas:
+    """The canvas as the original's tile script has it.
+
+    Args:
+        canvas: Ours.
+        scale: What was asked for, if that is a scale.
+        least: Pixels of the shorter side at least.
+
+    Returns:
+        The picture enlarged by `original_scale`, sides rounded down, and padded to multiples of 32; both sides by up
+        to 32 whenever one needs it. The target is ours.
+    """
+    source = canvas.source
+    factor = original_scale(source, scale or canvas.scale, least)
+    size = Size(int(source.height * factor), int(source.width * factor))
+    padded = size
+    if size.height % 32 or size.width % 32:
+        padded = Size(*((side // 32 + 1) * 32 for side in size))
+    return Canvas(source, canvas.target, (Pass(size, padded, 1),))
 
 
 def toward(reference: Tensor, strength: float, *, until: float, since: float = math.inf) -> Adjust:

@@ -56,7 +56,7 @@ def lab_to_srgb(lab: Floats) -> Floats:
     return to_encoded((xyz @ np.linalg.inv(SRGB_TO_XYZ).T).astype(np.float32))
 
 
-def quantise(pixels: Floats, depth: int) -> NDArray[Any]:
+def quantise(pixels: Floats, depth: int, *, cut: bool = False) -> NDArray[Any]:
     """Rounds 0..1 to the integers of a file, the one place where this happens; clips what lies outside.
 
     Halves round up (`floor(x * max + 0.5)`), so that the result does not depend on the neighbour being even.
@@ -65,12 +65,14 @@ def quantise(pixels: Floats, depth: int) -> NDArray[Any]:
     Args:
         pixels: float32 of any shape.
         depth: 8 or 16 bits; 32 keeps floats and only clips.
+        cut: Cut fractions off instead of rounding: half a level darker on average, as some other code has it.
     """
     if depth == 32:
         return np.clip(pixels, 0, 1).astype(np.float32, copy=False)
     top = 255 if depth == 8 else 65535
     scaled = np.multiply(pixels, np.float32(top), dtype=np.float32)
-    scaled += np.float32(0.5)
+    if not cut:
+        scaled += np.float32(0.5)
     np.clip(scaled, 0, top, out=scaled)
     return scaled.astype(np.uint8 if depth == 8 else np.uint16)  # the cast cuts, which is floor for what is >= 0
 
@@ -89,28 +91,33 @@ WAVELET_REACH = 31
 """Rows above and below on which a row of `wavelet` depends: 1 + 2 + 4 + 8 + 16."""
 
 
-def adain(pixels: Floats, reference: Floats) -> Floats:
+EPSILON = 1e-5 / 4
+"""Added to variances, so that a flat picture has a spread: StableSR's 1e-5 for -1..1, in units of 0..1."""
+
+
+def adain(pixels: Floats, reference: Floats, epsilon: float = EPSILON) -> Floats:
     """Gives the pixels the reference's mean and spread, channel by channel, over the whole picture.
 
-    Adaptive instance normalisation as StableSR's colour fix uses it (unbiased variance; its epsilon of 1e-5 belongs to
-    -1..1, hence a quarter of it here). Statistics of single tiles would step from tile to tile: give the whole. Does
-    not clip.
+    Adaptive instance normalisation as StableSR's colour fix uses it (unbiased variance). Statistics of single tiles
+    would step from tile to tile: give the whole. Does not clip.
 
     Args:
         pixels: (H, W, C), 0..1.
         reference: (h, w, C), 0..1; only its statistics count, so the small input will do.
+        epsilon: Added to the variances.
     """
-    mean, spread = _statistics(pixels)
-    wanted_mean, wanted_spread = _statistics(reference)
+    mean, spread = statistics(pixels, epsilon)
+    wanted_mean, wanted_spread = statistics(reference, epsilon)
     return ((pixels - mean) * (wanted_spread / spread) + wanted_mean).astype(np.float32, copy=False)
 
 
-def _statistics(pixels: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def statistics(pixels: Floats, epsilon: float = EPSILON) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and spread of each channel, (C,): what `adain` makes alike."""
     count = pixels.shape[0] * pixels.shape[1]
     mean = pixels.mean(axis=(0, 1), dtype=np.float64)
     square = np.einsum("hwc,hwc->c", pixels, pixels, dtype=np.float64, casting="same_kind")
     variance = np.maximum(square - count * mean**2, 0) / max(count - 1, 1)
-    return mean, np.sqrt(variance + 1e-5 / 4)
+    return mean, np.sqrt(variance + epsilon)
 
 
 def wavelet(pixels: Floats, reference: Floats) -> Floats:
@@ -126,10 +133,16 @@ def wavelet(pixels: Floats, reference: Floats) -> Floats:
     """
     low = np.subtract(reference, pixels, dtype=np.float32)  # the blurs are linear: one pass over the difference does
     for level in range(5):
-        for axis in (0, 1):
-            low = _spread(low, 1 << level, axis)
+        low = blurred(low, 1 << level)
     low += pixels
     return low
+
+
+def blurred(values: Floats, distance: int) -> Floats:
+    """One octave of `wavelet`: (H, W, C) blurred both ways at a distance in pixels."""
+    for axis in (0, 1):
+        values = _spread(values, distance, axis)
+    return values
 
 
 def _spread(values: Floats, distance: int, axis: int) -> Floats:

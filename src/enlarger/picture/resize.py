@@ -22,9 +22,10 @@ FILTERS = {
     "nearest": (Image.Resampling.NEAREST, 0.5),
     "bilinear": (Image.Resampling.BILINEAR, 1.0),
     "bicubic": (Image.Resampling.BICUBIC, 2.0),
+    "bicubic-torch": (None, 2.0),
     "lanczos": (Image.Resampling.LANCZOS, 3.0),
 }
-"""Name -> Pillow's filter and its support in input pixels when enlarging."""
+"""Name -> Pillow's filter and its support in input pixels when enlarging; not all are Pillow's."""
 
 
 def resize(
@@ -40,7 +41,8 @@ def resize(
     Args:
         pixels: (H, W, C) or (H, W) float32.
         size: (height, width) of the result in pixels.
-        filter: nearest, bilinear, bicubic (a = -0.5) or lanczos (3 lobes); all widen when reducing.
+        filter: nearest, bilinear, bicubic (a = -0.5) or lanczos (3 lobes), which all widen when reducing; or
+            bicubic-torch: torch's (a = -0.75, edges repeated, never widened), as training code enlarges.
         box: (top, left, height, width) in input pixels, fractions allowed: the part that becomes the result; what
             lies around it still counts under the filter.
         linear_light: Filter light instead of sRGB-encoded values.
@@ -63,7 +65,7 @@ def resize(
         y = _nearest(height, top, box_height, rows)
         x = _nearest(width, left, box_width, columns)
         return np.ascontiguousarray(pixels[y][:, x], dtype=np.float32)
-    if box is not None:
+    if box is not None or filter == "bicubic-torch":
         part = _along(pixels, _taps(range(width), width / box_width, left, columns, filter), axis=1)
         return _along(part, _taps(range(height), height / box_height, top, rows, filter), axis=0)
     if (height, width) == (rows, columns):
@@ -150,6 +152,8 @@ def _taps(outputs: range, factor: float, origin: float, limit: int, filter: str)
     Returns:
         Indices (outputs, taps) and weights (outputs, taps) that sum to one; taps past the end have weight zero.
     """
+    if filter == "bicubic-torch":
+        return _torch_taps(outputs, factor, origin, limit)
     widened = max(1 / factor, 1.0)
     support = FILTERS[filter][1] * widened
     centres = origin + (np.arange(outputs.start, outputs.stop) + 0.5) / factor
@@ -159,6 +163,19 @@ def _taps(outputs: range, factor: float, origin: float, limit: int, filter: str)
     weights = np.where(places < last[:, None], _kernel((places - centres[:, None] + 0.5) / widened, filter), 0.0)
     weights /= weights.sum(axis=1, keepdims=True)
     return np.minimum(places, limit - 1), weights
+
+
+def _torch_taps(outputs: range, factor: float, origin: float, limit: int) -> Taps:
+    """As `_taps`, for `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`: Keys 1981, a = -0.75."""
+    # Rounded to single precision where torch does it: positions shift by a millionth of a pixel.
+    ratio = np.float64(np.float32(1 / factor))
+    centres = (origin + ratio * (np.arange(outputs.start, outputs.stop) + 0.5) - 0.5).astype(np.float32)
+    first = np.floor(centres)
+    x = np.abs(np.arange(-1, 3, dtype=np.float32) - (centres - first)[:, None])
+    near = (np.float32(1.25) * x - np.float32(2.25)) * x * x + np.float32(1)
+    far = ((np.float32(-0.75) * x + np.float32(3.75)) * x - np.float32(6)) * x + np.float32(3)
+    places = np.clip(first.astype(np.intp)[:, None] + np.arange(-1, 3), 0, limit - 1)
+    return places, np.where(x <= 1, near, far).astype(np.float64)
 
 
 def _kernel(distance: NDArray[np.float64], filter: str) -> NDArray[np.float64]:
