@@ -7,7 +7,7 @@ where they differ. Nothing is declared here.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,21 +60,6 @@ class _Gather(_Keep):
         super().__call__(parser, namespace, (*earlier, values), option_string)
 
 
-class _KeepAll(argparse.Action):
-    """Puts the texts of a setting that may be repeated into `args.settings`."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        """Keep one more value."""
-        given = getattr(namespace, "settings", None) or {}
-        namespace.settings = {**given, self.dest: (*given.get(self.dest, ()), values)}
-
-
 def add_settings(parser: argparse.ArgumentParser, *records: type) -> dict[str, argparse._ArgumentGroup]:
     """Declare a flag for every setting of every engine, of loading one, and of further records.
 
@@ -91,6 +76,30 @@ def add_settings(parser: argparse.ArgumentParser, *records: type) -> dict[str, a
     groups = {title: parser.add_argument_group(title) for title in sorted(titles, key=_place_of_group)}
     for name, found in uses.items():
         _add_flag(groups[found[0].rule.group], name, found)
+    return groups
+
+
+def add_records(
+    parser: argparse.ArgumentParser, *records: type, but: Collection[str] = ()
+) -> dict[str, argparse._ArgumentGroup]:
+    """Declare a flag for every setting of some records alone, for commands that are no engine's.
+
+    Args:
+        parser: The command's.
+        records: Of settings.
+        but: Names that are no flags of the command.
+    """
+    parser.set_defaults(settings={})
+    found = {
+        name: _Use("", rule, defaults(record).get(name))
+        for record in records
+        for name, rule in rules(record).items()
+        if name not in but
+    }
+    titles = {use.rule.group for use in found.values()} | {"Output"}
+    groups = {title: parser.add_argument_group(title) for title in sorted(titles, key=_place_of_group)}
+    for name, use in found.items():
+        _add_flag(groups[use.rule.group], name, [use])
     return groups
 
 

@@ -163,7 +163,7 @@ class Work:
         }
         if outcome.plan is not None:
             record["plan"] = {name: value for name, value in outcome.plan.items() if name != "source"}
-        with _standard_output():
+        with standard_output():
             print(json.dumps(record), flush=True)
 
     def _piped_in(self) -> bytes:
@@ -185,13 +185,13 @@ def _rest(outcomes: Generator[Outcome, None, None], stop: BaseException) -> Iter
 
 
 def _pipe_out(data: bytes) -> None:
-    with _standard_output():
+    with standard_output():
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
 
 @contextmanager
-def _standard_output() -> Iterator[None]:
+def standard_output() -> Iterator[None]:
     """What goes wrong there is like any output's; that the reader has left is no error."""
     try:
         yield
