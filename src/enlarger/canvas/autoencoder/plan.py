@@ -22,6 +22,9 @@ TILES = (128, 96, 64, 48, 40, 32, 24, 16, 12, 8)
 SIDE = 256
 """Pixels beyond which a larger tile gains nothing."""
 
+SLACK = 1 << 26
+"""Bytes on top of every sum: what torch takes when it first works, and what its allocator does not give back."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -33,7 +36,7 @@ class Plan:
         disk: Most bytes its temporary files take.
         filed: Names of the maps that go to files.
         pool: Rows and columns of cells that one key of the attention stands for; (1, 1) is exact.
-        work: Multiplications and additions, for progress.
+        work: Multiplications with weights or keys.
     """
 
     tile: int | None
@@ -155,6 +158,24 @@ def plan(
     return (fitting or ledgers)[-1].plan
 
 
+def multiplications(program: Program, shapes: Mapping[str, Shape], pool: tuple[int, int]) -> dict[str, int]:
+    """What making each map takes, by its name; a remade map's is made as often as it is read."""
+    work: dict[str, int] = {}
+    for operation in program.operations:
+        shape = shapes[operation.into]
+        cells = shape.size.height * shape.size.width
+        if isinstance(operation, Attend):
+            keys = -(-shape.size.height // pool[0]) * -(-shape.size.width // pool[1])
+            own = cells * shape.channels * (2 * keys + 4 * shape.channels)
+        else:
+            weights = shape.channels if operation.kernel is None else operation.kernel.weight.numel()
+            own = cells * (weights * 4 // 9 if operation.enlarge == 2 else weights)
+        work[operation.into] = own + sum(work[name] for name in operation.sources if name in program.remade)
+    for name in program.remade:
+        work[name] = 0
+    return work
+
+
 class _Ledger:
     """Walks through a program as a run would and writes down what it takes."""
 
@@ -173,11 +194,13 @@ class _Ledger:
         self.pool = pool
         works = [self._working(operation) for operation in program.operations]
         self.working = max(works)
+        doubled = [each for each in program.operations if isinstance(each, Convolve) and each.enlarge == 2]
+        self.steady = SLACK + sum(64 * each.kernel.weight.numel() // 9 for each in doubled if each.kernel is not None)
         result = self.shapes[program.result].bytes
-        room = None if limit is None or tile is None else limit - self.working - result
+        room = None if limit is None or tile is None else limit - self.steady - self.working - result
         filed, memory, disk = self._walk(works, room)
-        multiplications = sum(self._multiplications(operation) for operation in program.operations)
-        self.plan = Plan(tile, memory + result * (tile is not None), disk, filed, pool, multiplications)
+        work = sum(multiplications(program, self.shapes, pool).values())
+        self.plan = Plan(tile, memory + self.steady + result * (tile is not None), disk, filed, pool, work)
 
     def _walk(self, works: list[int], room: int | None) -> tuple[frozenset[str], int, int]:
         held: dict[str, int] = {}
@@ -240,14 +263,3 @@ class _Ledger:
         shape = self.shapes[operation.source]
         keys = -(-shape.size.height // self.pool[0]) * -(-shape.size.width // self.pool[1])
         return 4 * (5 * shape.channels * self._cells(operation.source) + 4 * shape.channels * keys)
-
-    def _multiplications(self, operation: Operation) -> int:
-        shape = self.shapes[operation.into]
-        cells = shape.size.height * shape.size.width
-        if isinstance(operation, Attend):
-            keys = -(-shape.size.height // self.pool[0]) * -(-shape.size.width // self.pool[1])
-            return cells * shape.channels * (2 * keys + 4 * shape.channels)
-        if operation.kernel is None:
-            return cells * shape.channels
-        weights = operation.kernel.weight.numel()
-        return cells * (weights * 4 // 9 if operation.enlarge == 2 else weights)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from enlarger.canvas.autoencoder.maps import FileMap, Map, MemoryMap, Statistics, affine, stretches
 from enlarger.canvas.autoencoder.operations import Activation, Attend, Convolve, Norm, Operation, Program, Shape
-from enlarger.canvas.autoencoder.plan import in_place, last_uses, latent_size
+from enlarger.canvas.autoencoder.plan import in_place, last_uses, latent_size, multiplications
 from enlarger.canvas.tiles import Tile, spans
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ class Run:
         self._normed.update(program.kept)
         self._spent: set[str] = set()
         self._progress = progress
-        self._tiles_done = 0
-        self._tiles_all = len(program.operations) * len(self.tiles(self.shapes[program.result]))
+        self._work = multiplications(program, self.shapes, plan.pool)
+        self._done = 0.0
 
     def __call__(self) -> dict[str, Map]:
         """Run.
@@ -121,7 +121,7 @@ class Run:
                 statistics.add(cells)
             target.write(part, cells)
             del cells
-            self._told()
+            self._tell(into)
         for each in gathered:
             each.gathering = False
         target.statistics = statistics
@@ -154,10 +154,11 @@ class Run:
             remade.gathering = False
         return gathered
 
-    def _told(self) -> None:
-        self._tiles_done += 1
+    def _tell(self, made: str) -> None:
+        """A tile of a map is made."""
+        self._done += self._work[made] / len(self.tiles(self.shapes[made]))
         if self._progress is not None:
-            self._progress(min(1.0, self._tiles_done / self._tiles_all))
+            self._progress(min(1.0, self._done / self.plan.work))
 
     # Convolution
 
