@@ -199,6 +199,21 @@ def test_the_hint_is_read_the_same_in_tiles(parts, monkeypatch):
     assert float((short - whole).abs().max()) > 1e-3
 
 
+def test_a_net_that_wants_blue_first_gets_it(parts):
+    """Its pipeline turns the picture's channels round before the net reads it."""
+    torch.manual_seed(0)
+    module = copy.deepcopy(parts["controlnet"])
+    module.register_to_config(controlnet_conditioning_channel_order="bgr")
+    net = control._net("net", module, "")
+    seen = torch.rand(1, 3, 16, 24)
+    text = torch.randn(1, 7, 32)
+    asked = {"sample": torch.randn(1, 4, 2, 3), "timestep": torch.tensor(5), "encoder_hidden_states": text}
+    with torch.no_grad():
+        theirs = module(**asked, controlnet_cond=seen, return_dict=False)[1]
+        hint = control.read_hint(net, seen, torch.device("cpu"), torch.float32)
+        assert torch.allclose(net.body(**asked, controlnet_cond=hint, return_dict=False)[1], theirs, atol=1e-5)
+
+
 def test_a_tile_takes_its_part_of_the_whole_hint(parts, upscaler, monkeypatch):
     """Each tile's control is the whole's at its place, not the whole picture made small nor the first corner."""
     taken = []
@@ -235,7 +250,8 @@ def test_maps_are_made_of_what_the_net_sees(parts, upscaler, other, monkeypatch)
     upscaler(source, **settings, control_map="canny", canny_low=50, canny_high=90)
     assert np.array_equal(seen[-1][0, 1].numpy(), canny(source, 50, 90))
     upscaler(picture(24, 32), **settings, control_image=other)
-    assert float((seen[-1][0].permute(1, 2, 0) - torch.from_numpy(source)).abs().max()) < 1 / 250
+    there = np.asarray(opened(other), np.float32) / 255
+    assert float((seen[-1][0].permute(1, 2, 0) - torch.from_numpy(there)).abs().max()) < 1e-6
     upscaler(picture(40, 50), **settings, control_image=other)  # another size: made to fit, padded to whole cells
     assert seen[-1].shape == (1, 3, 40, 56)
     assert 0 <= float(seen[-1].min()) <= float(seen[-1].max()) <= 1
