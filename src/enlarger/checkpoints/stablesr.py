@@ -1,4 +1,4 @@
-"""StableSR's checkpoints: what a file is, and which key is which part of which network. No torch here.
+"""StableSR's checkpoints: which key is which part of which network. No torch here.
 
 The published files keep the names of the code that made them. A network of diffusers or transformers has names of
 its own; `...Names` translate, so that a network's own inventory says what a file must hold, and faults are told in the
@@ -8,26 +8,13 @@ file's words.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-from enlarger.errors import ModelError
-
-Kind = Literal["full", "trimmed", "cfw", "fusion"]
-"""`full`: everything but CFW. `trimmed`: encoder and modulation, for a Stable Diffusion 2.x given beside it.
-`cfw`: an autoencoder with its fusion layers. `fusion`: these alone."""
 
 UNET = "model.diffusion_model."
 ENCODER = "structcond_stage_model."
 AUTOENCODER = "first_stage_model."
 TEXT = "cond_stage_model.model."
-
-FUSION_KEY = re.compile(r"(?:first_stage_model\.)?decoder\.fusion_layer_\d+\.encode_enc_1\.")
-MODULATION_KEY = re.compile(r"\.spade\.")
-
-_CONTROL = ("control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks.")
-_GAN = ("conv_first.weight", "body.0.rdb1.", "RRDB_trunk", "params_ema", "model.0.weight")
 
 LEFTOVERS = re.compile(
     r"(jpeger|usm_sharpener|model_ema|loss)\..*|queue_.*|logvar|lvlb_weights"
@@ -37,69 +24,6 @@ LEFTOVERS = re.compile(
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])|scale_factor"
 )
 """Keys that training leaves behind and that no network here reads."""
-
-
-def kind(keys: Collection[str]) -> Kind | None:
-    """What a checkpoint with these keys is, or None if nothing of StableSR's; names of files decide nothing."""
-    if any(key.startswith(ENCODER) for key in keys):
-        return "full" if UNET + "input_blocks.0.0.weight" in keys else "trimmed"
-    if any(FUSION_KEY.match(key) for key in keys):
-        whole = any(key.removeprefix(AUTOENCODER) == "encoder.conv_in.weight" for key in keys)
-        return "cfw" if whole else "fusion"
-    return None
-
-
-def other(keys: Collection[str]) -> str:
-    """What a checkpoint that is not StableSR's seems to be, in words."""
-    if any(key.startswith(_CONTROL) for key in keys):
-        return "a ControlNet"
-    if any(key.startswith(UNET) for key in keys):
-        return "a plain Stable Diffusion checkpoint, without StableSR's modulation and encoder"
-    plain = {key.removeprefix(AUTOENCODER) for key in keys}
-    if {"encoder.conv_in.weight", "decoder.conv_in.weight"} <= plain:
-        return "a plain autoencoder"
-    if any(key.startswith(_GAN) for key in keys):
-        return "a network of the ESRGAN family"
-    return "no StableSR checkpoint"
-
-
-def model_kind(keys: Collection[str], name: str) -> Kind:
-    """What the file given as the model is, full or trimmed.
-
-    Raises:
-        ModelError: It is something else; says what, and where it belongs.
-    """
-    found = kind(keys)
-    if found in ("full", "trimmed"):
-        return found
-    if found in ("cfw", "fusion"):
-        raise ModelError(
-            f"{name} is a CFW autoencoder, not the StableSR model: give it with --cfw, "
-            "and the model (such as stablesr_000117.ckpt) with --model"
-        )
-    what = other(keys)
-    remedy = {
-        "a ControlNet": "give it to engine controlnet with --control",
-        "a network of the ESRGAN family": "use it with -e gan",
-        "a plain autoencoder": "give a StableSR model, such as stablesr_000117.ckpt",
-    }.get(what, "give a StableSR model, such as stablesr_000117.ckpt")
-    if what.startswith("a plain Stable"):
-        remedy = "give it with --base, and StableSR's trimmed modules with --model"
-    raise ModelError(f"{name} is {what}: {remedy}")
-
-
-def cfw_kind(keys: Collection[str], name: str) -> Kind:
-    """What the file given as CFW is: an autoencoder with its fusion layers, or these alone.
-
-    Raises:
-        ModelError: It is something else; says what.
-    """
-    found = kind(keys)
-    if found in ("cfw", "fusion"):
-        return found
-    what = f"a {found} StableSR model" if found else other(keys)
-    remedy = "give it with --model, and" if found else "give"
-    raise ModelError(f"{name} is {what}, not a CFW autoencoder: {remedy} vqgan_cfw_00011.ckpt with --cfw")
 
 
 @dataclass(frozen=True)
@@ -253,7 +177,7 @@ def leftover(key: str) -> bool:
     return LEFTOVERS.fullmatch(key) is not None
 
 
-def described(faults: dict[str, Iterable[str]], shown: int = 5) -> str:
+def described(faults: Mapping[str, Iterable[str]], shown: int = 5) -> str:
     """All faults in one line: "missing: a, b and 3 more; unexpected: c"."""
     parts = []
     for what, names in faults.items():

@@ -185,7 +185,7 @@ class StableSRSettings(SeededSettings):
         metavar="N", group="Tiles",
     )  # fmt: skip
     reference: str | None = setting(
-        None, "A picture of the same scene that the result is pulled to, such as a restored face.", kind="text",
+        None, "A picture of the same scene that the result is pulled to, such as a restored face.", kind="file",
         metavar="PICTURE",
     )  # fmt: skip
     reference_strength: float = setting(1.0, "How far, 0 to 1.", low=0, high=1, metavar="F")

@@ -15,31 +15,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from enlarger.canvas import autoencoder as tiled
 from enlarger.canvas.blend import Plane
 from enlarger.canvas.geometry import Canvas, Pass
-from enlarger.checkpoints.load import digest
-from enlarger.checkpoints.stablesr import AUTOENCODER, TextNames, cfw_kind, leftover, model_kind
-from enlarger.checkpoints.tensors import LazyTensor, open_tensors
-from enlarger.engines import stablesr_parts as parts
 from enlarger.engines.catalog import STABLESR
 from enlarger.engines.device import pick_device, pick_dtype
-from enlarger.engines.engine import Conditioning, Decoded, Engine, Facts, Loaded, Prediction
-from enlarger.engines.stablesr_parts import Description, Inventory
+from enlarger.engines.engine import Conditioning, Decoded, Engine, Facts, Loaded, Prediction, together
+from enlarger.engines.stablesr_files import LICENCE, WORDS, Shelf, opened, predicted
+from enlarger.engines.stablesr_parts import Description, described_beside
 from enlarger.errors import ModelError, SettingsError
 from enlarger.networks.cfw import Weighted, Wrapping
 from enlarger.networks.spade import maps
 from enlarger.networks.time_aware_encoder import TimeAwareEncoder
-from enlarger.sampling.memory import RESERVE, free_memory
+from enlarger.picture.read import read
+from enlarger.sampling.memory import BASE_MEMORY, RESERVE, free_memory
 from enlarger.sampling.respaced import RespacedDDIM, RespacedDDPM, training_chain
 from enlarger.sampling.steps import Adjust, Moment
 from enlarger.size import Size
@@ -56,15 +55,17 @@ near 0 for v (the expectation of v is 0 there)."""
 
 @dataclass(frozen=True)
 class Contexts:
-    """What the UNet is told in words.
+    """What is the same for every picture of a run.
 
     Attributes:
-        positive: (1, 77, C).
-        negative: The same while guidance is on.
+        positive: The prompt, (1, 77, C).
+        negative: The negative prompt while guidance is on.
+        reference: A picture to be pulled to, (1, 3, H, W), 0..1, at its own size.
     """
 
     positive: Tensor
     negative: Tensor | None = None
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,6 @@ class StableSR(Engine):
         description: Sizes of the networks.
         prediction: What the UNet predicts, "epsilon" or "v_prediction".
         limit: Bytes that encoding or decoding may take; what is free if None.
-        remarks: What was decided while loading, for the user.
         unet: Diffusers' UNet with the modulation.
         encoder: The time-aware encoder.
         autoencoder: In float32; CFW's own where one is given.
@@ -119,7 +119,6 @@ class StableSR(Engine):
         prediction: str = "epsilon",
         native: int = 512,
         limit: int | None = None,
-        remarks: tuple[str, ...] = (),
     ) -> None:
         self.description = description
         self.unet: Any = unet
@@ -129,7 +128,6 @@ class StableSR(Engine):
         self.wrapping = wrapping
         self.prediction = prediction
         self.limit = limit
-        self.remarks = remarks
         parameter = next(unet.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.chain = training_chain(*description.betas)
@@ -148,21 +146,41 @@ class StableSR(Engine):
                 "engine stablesr ships no weights: name a StableSR checkpoint, such as stablesr_000117.ckpt, "
                 "with --model FILE (S-Lab License 1.0, non-commercial: huggingface.co/Iceclear/StableSR)"
             )
-        return load(Path(model), machine)
+        return load(model, machine)
 
     def prepare(self, settings: StableSRSettings) -> Contexts:
-        """See `Engine.prepare`: the encoded prompts, the negative one only while guidance is on."""
-        positive = self.context(settings.prompt)
-        return Contexts(positive, self.context(settings.negative_prompt) if settings.guided else None)
+        """See `Engine.prepare`: the encoded prompts, the negative one only while guidance is on, and the reference."""
+        reference = None
+        if settings.reference is not None:
+            reference = torch.from_numpy(np.ascontiguousarray(read(settings.reference).rgb().transpose(2, 0, 1)))[None]
+        negative = self.context(settings.negative_prompt) if settings.guided else None
+        return Contexts(self.context(settings.prompt), negative, reference)
 
     def context(self, prompt: str) -> Tensor:
         """A prompt for the UNet, (1, 77, C); every character counts as text, and what is too long is cut."""
         shape = self.description.text
         inner: list[int] = []
         if prompt.strip():
-            inner = list(tokenized(prompt, shape))[: shape.length - 2]
+            inner = self.tokens(prompt)[: shape.length - 2]
         ids = [shape.start, *inner, shape.end]
         return self.encode_ids(torch.tensor([ids + [shape.pad] * (shape.length - len(ids))]))
+
+    def tokens(self, prompt: str) -> list[int]:
+        """Ids of a text, without marks; nothing in it is a weight or a command.
+
+        Raises:
+            ModelError: The text tower has another vocabulary than CLIP's, which is the one that ships.
+        """
+        from enlarger.checkpoints.configs import VOCABULARY
+        from enlarger.checkpoints.modules import load_tokenizer
+
+        tokenizer = load_tokenizer(VOCABULARY, "!")
+        if len(tokenizer) != self.description.text.vocabulary:
+            raise ModelError(
+                f"{self.loaded.model} knows {self.description.text.vocabulary} tokens and CLIP's vocabulary has "
+                f"{len(tokenizer)}: it can only be used without a prompt"
+            )
+        return [int(token) for token in tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids]
 
     @torch.inference_mode()
     def encode_ids(self, ids: Tensor) -> Tensor:
@@ -211,15 +229,41 @@ class StableSR(Engine):
         self, source: Tensor, passage: Pass, prepared: Contexts, settings: StableSRSettings, noise: NoiseSource
     ) -> StableSRConditioning:
         """See `Engine.condition`: the picture's latent, the posterior's mean."""
+        weight = self.cfw_weight(settings)
+        self.check(settings)
         latent, admitted = self.encode(source * 2 - 1, noise if settings.original else None)
+        reference = None
+        if prepared.reference is not None:
+            # The input's own way: enlarged to its size, padded, encoded.
+            large = functional.interpolate(prepared.reference, size=tuple(passage.source), mode="bicubic")
+            spare = (0, source.shape[3] - large.shape[3], 0, source.shape[2] - large.shape[2])
+            padded = functional.pad(large.clamp(0, 1), spare, mode="replicate")
+            reference, more = self.encode(padded * 2 - 1)
+            admitted = tuple(dict.fromkeys((*admitted, *more)))
         return StableSRConditioning(
             Plane(source, self.facts.grid),
             Plane(latent),
             prepared,
             start=settings.start == "lr",
-            cfw_weight=self.cfw_weight(settings),
-            remarks=(*self.remarks, *admitted),
+            cfw_weight=weight,
+            reference=reference,
+            reference_strength=settings.reference_strength,
+            reference_until=settings.reference_until,
+            remarks=admitted,
         )
+
+    def check(self, settings: StableSRSettings) -> None:
+        """Refuse what this model cannot do.
+
+        Raises:
+            SettingsError: Tiles smaller than 8 latent cells.
+        """
+        least = 8 * self.facts.grid
+        if settings.tile is not None and settings.tile < least:
+            raise SettingsError(
+                f"tile {settings.tile} is too small for StableSR, which sees nothing in it: at least {least}, "
+                f"best {self.facts.tile}, which the model was trained on"
+            )
 
     def cfw_weight(self, settings: StableSRSettings) -> float:
         """How much CFW counts: what is asked for, or 0.5 where there is a CFW file and 0 where there is none.
@@ -250,8 +294,9 @@ class StableSR(Engine):
             return latent * self.description.latent_scale, _admitted(encoded.plan)
 
     def memory(self) -> int:
-        """Bytes that encoding or decoding may take."""
-        return self.limit or int(free_memory(str(self.device)) * RESERVE)
+        """Bytes that encoding or decoding may take beside the weights."""
+        free = int(free_memory(str(self.device)) * RESERVE)
+        return free if self.limit is None else min(free, max(1, self.limit - BASE_MEMORY))
 
     def latent(self, conditioning: Conditioning) -> Tensor | None:
         """See `Engine.latent`."""
@@ -410,82 +455,73 @@ def toward(reference: Tensor, strength: float, *, until: float, since: float = m
     return pulled
 
 
-def tokenized(prompt: str, shape: parts.TextShape) -> Sequence[int]:
-    """Token ids of a text, without marks; nothing in it is a weight or a command."""
-    raise NotImplementedError
-
-
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
-def load(path: Path, machine: StableSRMachine) -> StableSR:
+def load(model: str, machine: StableSRMachine) -> StableSR:
     """Open a model and everything beside it; all inventories are checked before anything is read.
 
     Raises:
         ModelError: A file is missing, damaged, another one's, incomplete, or does not fit.
+        ResourceError: No such device.
     """
-    tensors = open_tensors(path)
-    kind = model_kind(tensors.keys(), path.name)
-    description = parts.described_beside(path) or Description()
-    shape = description.autoencoder
-    if kind == "trimmed":
-        raise ModelError(f"{path.name} is a trimmed module: not yet")
-    text_names = TextNames()
-    inventory = Inventory(
-        path.name, tensors, lambda key: leftover(key) or text_names.unread(key, description.text.layers - 1)
-    )
-    unet = parts.unet_part(description.unet, description.encoder.outputs)
-    encoder = parts.encoder_part(description.encoder)
-    vae = parts.autoencoder_part(shape, description.latent_scale)
-    text = parts.text_part(description.text)
-    found = {part: inventory.take(part) for part in (unet, encoder, vae, text)}
-    inventory.check()
-
-    wrapping: parts.Part | None = None
-    if machine.cfw is not None:
-        wrapping, vae = _open_cfw(Path(machine.cfw), description, vae, found)
-
+    checkpoint = opened(model, machine, STABLESR.families, "model")
     device = pick_device(machine.device)
     dtype = pick_dtype(machine.dtype, device, half=True)
-    names = dict.fromkeys(found, path.name)
-    for part in (unet, encoder, text):
-        parts.fill(part.network, found[part], dtype, device, names[part])
-    for part in (vae, wrapping) if wrapping is not None else (vae,):
-        parts.fill(part.network, found[part], torch.float32, device, path.name)
-    assert isinstance(encoder.network, TimeAwareEncoder)
-    fusion = wrapping.network if wrapping is not None else None
-    assert fusion is None or isinstance(fusion, Wrapping)
-    engine = StableSR(
-        description,
-        unet=unet.network,
-        encoder=encoder.network,
-        vae=vae.network,
-        text=text.network,
-        wrapping=fusion,
-        prediction=machine.prediction or description.prediction or "epsilon",
-        native=description.native or 512,
-        limit=machine.max_memory,
-    )
-    engine.loaded = Loaded(path.stem, digest(path))
+    path = checkpoint.files[0]
+    found = described_beside(path)
+    description = found or Description()
+    prediction, why = predicted(machine.prediction, found, checkpoint)
+    shelf = Shelf(description)
+    loaded = [Loaded(checkpoint.name, checkpoint.digest, checkpoint.notes)]
+    if checkpoint.family == "stablesr-module":
+        if machine.base is None:
+            raise ModelError(
+                f"{checkpoint.name} holds StableSR's own modules only: name with --base the Stable Diffusion 2.1 "
+                "(or SD-Turbo) that they belong to"
+            )
+        base = opened(machine.base, machine, ("sd2",), "base")
+        shelf.take_trimmed(checkpoint, base)
+        loaded.append(Loaded(base.name, base.digest))
+    else:
+        if machine.base is not None:
+            raise ModelError(f"{checkpoint.name} is a whole model and needs no --base: leave it out")
+        shelf.take_whole(checkpoint)
+    if machine.cfw is not None:
+        cfw = opened(machine.cfw, machine, ("cfw", "cfw-fusion"), "cfw")
+        shelf.take_cfw(cfw)
+        loaded.append(Loaded(cfw.name, cfw.digest, shelf.remarks))
+    elif machine.vae is not None:
+        vae = opened(machine.vae, machine, ("vae",), "vae")
+        shelf.take_vae(vae)
+        loaded.append(Loaded(vae.name, vae.digest))
+    networks = shelf.read(dtype, device)
+    native = description.native or (768 if prediction == "v_prediction" or "768" in checkpoint.name else 512)
+    engine = StableSR(description, **networks, prediction=prediction, native=native, limit=machine.max_memory)
+    notes = [f"{checkpoint.name} is taken to predict {WORDS[prediction]}: {why}", *probed(engine), LICENCE]
+    record = together(*loaded)
+    engine.loaded = dataclasses.replace(record, notes=(*record.notes, *notes))
     return engine
 
 
-def _open_cfw(
-    path: Path, description: Description, vae: parts.Part, found: dict[parts.Part, dict[str, LazyTensor]]
-) -> tuple[parts.Part, parts.Part]:
-    """The fusion layers, and the autoencoder that belongs to them, with their tensors found.
+@torch.inference_mode()
+def probed(engine: StableSR) -> tuple[str, ...]:
+    """A line if the network does not do what it is taken to do.
 
-    Raises:
-        ModelError: The file is another one, or does not fit.
+    From pure noise a network that predicts noise gives just that back; one that predicts velocity gives almost
+    nothing that is like it.
     """
-    tensors = open_tensors(path)
-    kind = cfw_kind(tensors.keys(), path.name)
-    prefix = AUTOENCODER if any(key.startswith(AUTOENCODER) for key in tensors) else ""
-    inventory = Inventory(path.name, tensors)
-    fusion = parts.fusion_part(description.autoencoder, description.fusion, prefix)
-    found[fusion] = inventory.take(fusion)
-    if kind == "cfw":
-        vae = parts.autoencoder_part(description.autoencoder, description.latent_scale, prefix)
-        found[vae] = inventory.take(vae)
-    inventory.check()
-    return fusion, vae
+    side = min(32, engine.facts.tile // engine.facts.grid)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, engine.state_channels(), side, side, generator=generator)
+    last = torch.full((1,), len(engine.chain) - 1)
+    predicted = engine.network(noise, torch.zeros_like(noise), last, engine.context("")).cpu()
+    alike = float(functional.cosine_similarity(predicted.flatten(), noise.flatten(), dim=0))
+    seems = "epsilon" if alike > PROBE else "v_prediction"
+    if seems == engine.prediction:
+        return ()
+    told = (
+        f"from pure noise it gives {alike:.0%} of that noise back, as one that predicts {WORDS[seems]} would: "
+        f"if results are noise or blur, try --prediction {seems}"
+    )
+    return (told,)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from enlarger.checkpoints.stablesr import (
     AUTOENCODER,
@@ -219,10 +219,7 @@ PREDICTIONS = {"eps": "epsilon", "epsilon": "epsilon", "v": "v_prediction", "v_p
 
 
 def described_beside(model: Path) -> Description | None:
-    """The description that a file beside the model gives, or None if there is none.
-
-    Read are NAME.json, config.json (if it speaks of StableSR's encoder) and NAME.yaml, the original's own form, of
-    which the prediction and the picture's size are taken.
+    """The description that NAME.json or config.json beside the model gives; None if neither speaks of StableSR.
 
     Raises:
         ModelError: Such a file is damaged.
@@ -233,19 +230,9 @@ def described_beside(model: Path) -> Description | None:
                 config = json.loads(path.read_text("utf-8"))
             except (OSError, ValueError) as error:
                 raise ModelError(f"{path.name} beside {model.name} is no JSON: {error}") from error
-            if isinstance(config, dict) and (config.keys() & {"structcond", "parameterization"}):
+            if isinstance(config, dict) and "structcond" in config:
                 return Description.of_config(config)
-    path = model.with_suffix(".yaml")
-    if not path.is_file():
-        return None
-    import yaml
-
-    try:
-        params = yaml.safe_load(path.read_text("utf-8"))["model"]["params"]
-        said = {name: params[name] for name in ("parameterization", "image_size") if name in params}
-        return Description.of_config(said)
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ModelError(f"{path.name} beside {model.name} is no configuration of StableSR: {error}") from error
+    return None
 
 
 # --- building, without memory ---------------------------------------------------------------------------------------
@@ -367,10 +354,12 @@ class Inventory:
     misshapen: list[str] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
 
-    def take(self, part: Part) -> dict[str, LazyTensor]:
-        """A network's tensors under its own keys; faults are noted, not raised."""
+    def take(self, part: Part, only: Callable[[str], bool] = lambda own: True) -> dict[str, LazyTensor]:
+        """A network's tensors under its own keys, or some of them; faults are noted, not raised."""
         found: dict[str, LazyTensor] = {}
         for key, (shape, owns) in part.slots().items():
+            if not all(map(only, owns)):
+                continue
             tensor = self.tensors.get(key)
             self.taken.add(key)
             if tensor is None:
@@ -409,29 +398,41 @@ def _third(tensor: LazyTensor, place: int) -> LazyTensor:
     return tensor.changed((rows, *tensor.shape[1:]), lambda numbers: numbers[place * rows : (place + 1) * rows])
 
 
-def fill(network: nn.Module, tensors: Lazy, dtype: torch.dtype, device: torch.device, name: str) -> None:
-    """Read a network's tensors, one after the other, and make it ready to evaluate.
+def is_modulation(own: str) -> bool:
+    """Whether a key of the UNet belongs to StableSR's modulation."""
+    return ".spade." in own
+
+
+def own(part: Part, tensors: Lazy, name: str) -> dict[str, LazyTensor]:
+    """A network's tensors out of a model in diffusers' layout, but for StableSR's modulation.
 
     Raises:
-        ModelError: Numbers that are not finite; names all of them.
+        ModelError: Tensors are missing, unexpected or of another shape; all are named.
     """
-    wanted = network.state_dict()
-    weights: dict[str, Tensor] = {}
-    broken = []
-    for own in wanted:
-        tensor = tensors[own].load(dtype, device)
-        if not bool(tensor.isfinite().all()):
-            broken.append(own)
-        weights[own] = tensor.contiguous()
-    if broken:
-        raise ModelError(f"{name} is damaged: {described({'numbers that are not finite': broken})}; fetch it again")
-    network.load_state_dict(weights, assign=True)
-    for owner in network.modules():
-        for buffer, value in owner.named_buffers(recurse=False):
-            if value.is_meta:  # transformers' positions; no file holds them
-                assert buffer == "position_ids", buffer
-                setattr(owner, buffer, torch.arange(value.shape[-1], device=device)[None])
-    network.eval().requires_grad_(False)
+    wanted = {key: tuple(tensor.shape) for key, tensor in part.network.state_dict().items() if not is_modulation(key)}
+    plain = {key.removeprefix("text_model."): shape for key, shape in wanted.items()}
+    there = {key: tensor for key, tensor in tensors.items() if not key.endswith("position_ids")}
+    faults = {
+        "missing": [key for key in plain if key not in there],
+        "of the wrong shape": [
+            f"{key} ({_shape(there[key].shape)}, not {_shape(shape)})"
+            for key, shape in plain.items()
+            if key in there and there[key].shape != shape
+        ],
+        "unexpected": [key for key in there if key not in plain],
+    }
+    told = described(faults)
+    if told:
+        raise ModelError(f"{name} does not fit StableSR, which is made for Stable Diffusion 2.1 and SD-Turbo: {told}")
+    return there
+
+
+def differ(first: Lazy, second: Lazy, limit: float = 1e-3) -> bool:
+    """Whether two networks of one kind have other numbers, beyond rounding to half precision."""
+    return any(
+        bool((tensor.load(torch.float32) - second[key].load(torch.float32)).abs().max() > limit)
+        for key, tensor in first.items()
+    )
 
 
 def unet_part(shape: UNetShape, map_channels: int) -> Part:
