@@ -147,7 +147,8 @@ def write_pickle(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str) 
         for number, (_, piece) in enumerate(pieces(shapes, dtype)):
             info = zipfile.ZipInfo(f"archive/data/{number}")
             head = archive.fp.tell() + 30 + len(info.filename)  # type: ignore[union-attr]
-            info.extra = b"FB" + (60 - head % 64).to_bytes(2, "little") + bytes(60 - head % 64)
+            filled = -(head + 4) % 64
+            info.extra = b"FB" + filled.to_bytes(2, "little") + bytes(filled)
             archive.writestr(info, piece)
 
 

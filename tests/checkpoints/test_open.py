@@ -301,8 +301,10 @@ def test_what_says_that_a_file_predicts_velocity(written: Any, tmp_path: Path) -
     (tmp_path / "a.yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
     assert opened(file).config("scheduler")["prediction_type"] == "v_prediction"
     assert opened(file).notes == ()
-    (tmp_path / "a.yaml").write_text("model:\n  params:\n    timesteps: 1000\n")
-    assert opened(file).config("scheduler")["prediction_type"] == "epsilon"
+    for words in ("timesteps: 1000", "parameterization: eps"):
+        (tmp_path / "a.yaml").write_text(f"model:\n  params:\n    {words}\n")
+        assert opened(file).config("scheduler")["prediction_type"] == "epsilon"
+        assert opened(file).notes == ()
     (tmp_path / "a.yaml").unlink()
     save_file({key: value.contiguous() for key, value in tensors.items()}, file, {"modelspec.prediction_type": "v"})
     assert opened(file).config("scheduler")["prediction_type"] == "v_prediction"
@@ -345,6 +347,18 @@ def test_the_digest_is_the_hash_that_others_show_and_tells_models_apart(written:
     assert opened(tmp_path / "elsewhere").digest != whole
 
 
+def test_a_published_configuration_is_fitted_to_what_the_shapes_say(written: Any, tmp_path: Path) -> None:
+    for family, part, told in (
+        ("sd15-inpainting", "unet", {"in_channels": 9, "block_out_channels": [320, 640, 1280, 1280]}),
+        ("sd2-depth", "unet", {"in_channels": 5, "cross_attention_dim": 1024}),
+        ("controlnet-sd15", "controlnet", {"conditioning_embedding_out_channels": [4, 6, 8, 10]}),
+        ("controlnet-union-sdxl", "controlnet", {"num_control_type": 3, "in_channels": 4}),
+    ):
+        tensors = published.original(family, written(family)[0])
+        config = opened(published.write_file(tmp_path / "a.bin", tensors)).config(part)
+        assert {key: config[key] for key in told} == told
+
+
 def test_no_class_is_looked_up_by_a_configuration(written: Any, tmp_path: Path) -> None:
     _, folder = written("controlnet-sd15")
     shutil.copytree(folder, tmp_path / "a")
@@ -355,6 +369,11 @@ def test_no_class_is_looked_up_by_a_configuration(written: Any, tmp_path: Path) 
     (tmp_path / "a" / "config.json").write_text(json.dumps({**config, "block_out_channels": "eight"}))
     with pytest.raises(ModelError, match="the configuration of a's controlnet makes no sense"):
         opened(tmp_path / "a").module("controlnet", dtype=torch.float32)
+    shutil.copytree(written("sd15")[1], tmp_path / "b")
+    for name in ("FluxTransformer2DModel", "logging", "../module.py", ""):
+        (tmp_path / "b" / "unet" / "config.json").write_text(json.dumps({**config, "_class_name": name}))
+        with pytest.raises(ModelError, match="is a .*, which is not known here"):
+            opened(tmp_path / "b").module("unet", dtype=torch.float32)
 
 
 def test_an_empty_folder_and_a_name_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,8 @@ def test_lightnings_envelope_opens_without_lightning(tmp_path: Path) -> None:
         "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1e-4}]}],
         "hyper_parameters": config(content={"a": [1, {2, 3}, frozenset((4,))]}, parent=config()),
         "path": Path("/some/where"),
+        "losses": collections.deque([0.1, torch.tensor(0.2)], maxlen=3),
+        "counts": collections.defaultdict(list, {"a": [1]}),
         "bytes": b"\x00\x01",
     }
     file = saved(tmp_path / "a.bin", envelope)

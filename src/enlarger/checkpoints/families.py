@@ -77,6 +77,10 @@ WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl"}
 """Width of the text that published models see: what their LoRAs and embeddings are told by."""
 
 
+OF_OTHERS = {1024: "sd2-unclip", 1280: "sdxl-refiner"}
+"""Models that embed more than the time, as XL does, by the width of the text that they see."""
+
+
 @dataclass(frozen=True)
 class Anatomy:
     """What a file holds.
@@ -159,13 +163,20 @@ def _stablesr(tensors: Tensors, parts: Mapping[str, Callable[[], Tensors]]) -> s
 def _diffusion(tensors: Tensors, parts: Mapping[str, Callable[[], Tensors]]) -> str:
     if "controlnet" in parts:
         return of_controlnet(parts["controlnet"]())
+    return of_parts(parts)
+
+
+def of_parts(parts: Mapping[str, Callable[[], Tensors]]) -> str:
+    """The family of a model with these parts, by the main one."""
     if "unet" in parts:
-        return of_unet(parts["unet"]())
+        family = of_unet(parts["unet"]())
+        alone = "text_encoder_2" in parts and "text_encoder" not in parts
+        return "sdxl-refiner" if family == "sdxl" and alone else family
+    if "controlnet" in parts:
+        return of_controlnet(parts["controlnet"]())
     if "vae" in parts:
         return of_vae(parts["vae"]())
-    if parts:
-        return "text-encoder"
-    return ""
+    return "text-encoder" if set(parts) & {"text_encoder", "text_encoder_2"} else ""
 
 
 def of_unet(tensors: Tensors) -> str:
@@ -177,10 +188,8 @@ def of_unet(tensors: Tensors) -> str:
     if "time_embedding.cond_proj.weight" in tensors and channels == 8:
         return "latent-x2"
     base = _base(tensors)
-    if base == "sdxl" and _context(tensors) == 1024:
-        return "sd2-unclip"
-    if base == "sdxl" and _any(tensors, "down_blocks.3."):
-        return "sdxl-refiner"
+    if base == "sdxl" and _context(tensors) in OF_OTHERS:
+        return OF_OTHERS[_context(tensors)]
     ending = {4: "", 8: "-pix2pix", 9: "-inpainting"} | ({5: "-depth"} if base == "sd2" else {})
     family = base + ending.get(channels, "?")
     return family if family in FAMILIES else ""

@@ -19,7 +19,7 @@ from enlarger.checkpoints import configs as configurations
 from enlarger.checkpoints import keys
 from enlarger.checkpoints.configs import Configs
 from enlarger.checkpoints.digests import digest_of
-from enlarger.checkpoints.families import FAMILIES, Anatomy, identify, of_controlnet, of_unet, of_vae, words
+from enlarger.checkpoints.families import FAMILIES, Anatomy, identify, of_parts, words
 from enlarger.checkpoints.find import find_model, is_hub_id, kind_of, model_folders
 from enlarger.checkpoints.folders import config_file, folder_tensors, part_of_config, parts_of, read_json, weight_files
 from enlarger.checkpoints.tensors import Tensors, open_tensors
@@ -296,7 +296,7 @@ def _folder(path: Path, config: Configs | None) -> Checkpoint:
     parts = {name: _reader(name, folder) for name, folder in folders.items()}
     weights = [file for folder in folders.values() for file in weight_files(folder)]
     texts = [file for part in CONFIGURED if (file := config_file(path, part)) is not None] or [alone]
-    family = _family(parts)
+    family = of_parts(parts)
     return Checkpoint(
         path.name or path.resolve().name,
         family,
@@ -323,11 +323,3 @@ def _all_of(folders: Mapping[str, Path]) -> Tensors:
 def _reader(part: str, folder: Path) -> Reader:
     change = keys.clip if part in CLIP_PARTS else keys.vae if part == "vae" else keys.unet
     return lambda: change(folder_tensors(folder))
-
-
-def _family(parts: Mapping[str, Reader]) -> str:
-    """What a folder is, by its main part."""
-    for part, tell in (("unet", of_unet), ("controlnet", of_controlnet), ("vae", of_vae)):
-        if part in parts:
-            return tell(parts[part]())
-    return "text-encoder" if set(parts) & set(CLIP_PARTS) else ""

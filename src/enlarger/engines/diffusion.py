@@ -117,16 +117,19 @@ def load_parts(
             )
         checkpoint = open_model(model, machine, families, engine)
         names = [name for name in PARTS if checkpoint.has(name)]
+        own: Mapping[str, Any] | None = checkpoint.configs.find("vae")
         components = checkpoint.components([*names, "scheduler", *configs], dtype=dtype, device=device)
         if machine.vae is None:
             components["vae"] = checkpoint.module("vae", dtype=torch.float32, device=device)
         loaded = Loaded(checkpoint.name, checkpoint.digest, checkpoint.notes)
         zeros = bool((checkpoint.configs.find("model_index") or {}).get("force_zeros_for_empty_prompt", True))
     else:
+        own = getattr(components.get("vae"), "config", None)
         components = {name: moved(part, device, dtype) for name, part in components.items()}
     if machine.vae is not None:
         other = open_model(machine.vae, machine, (vae,), engine)
-        components = {**components, "vae": other.module("vae", dtype=torch.float32, device=device)}
+        replaced = other.module("vae", dtype=torch.float32, device=device)
+        components = {**components, "vae": _scaled_as(replaced, own)}
         loaded = together(loaded, Loaded(other.name, other.digest, other.notes))
     missing = [name for name in ("unet", "vae", "scheduler", *configs) if components.get(name) is None]
     if missing:
@@ -142,6 +145,17 @@ def load_parts(
         dtype=dtype,
         limit=machine.max_memory,
     )
+
+
+def _scaled_as(vae: nn.Module, own: Mapping[str, Any] | None) -> nn.Module:
+    """An autoencoder with the latent's scale of the model's own, which the network was trained for.
+
+    A file that holds an autoencoder alone says none.
+    """
+    autoencoder: Any = vae
+    if own is not None and "scaling_factor" in own:
+        autoencoder.register_to_config(scaling_factor=own["scaling_factor"])
+    return vae
 
 
 def _placed(machine: ModelMachine, components: Mapping[str, Any] | None) -> tuple[torch.device, torch.dtype]:
@@ -209,6 +223,14 @@ def encode(
     if not guided:
         return [Prompts(parts.text.encode(prompt, clip_skip=skip, chunks=longest)) for prompt in prompts]
     return [Prompts(*parts.text.encode_both(prompt, negative, clip_skip=skip, chunks=longest)) for prompt in prompts]
+
+
+def lengths(prompts: Prompts) -> tuple[str, ...]:
+    """What a result's record says of prompts that the text encoder cannot read at once."""
+    texts = {"prompt": prompts.conditional, "negative prompt": prompts.unconditional}
+    told = [f"{name} of {text.tokens} tokens" for name, text in texts.items() if text is not None and text.tokens]
+    chunks = prompts.conditional.chunks
+    return (f"{' and '.join(told)}: read in {chunks} parts",) if chunks > 1 else ()
 
 
 def make_steps(parts: Parts, settings: Any, *, strength: float | None = None) -> DiffusersSteps:
