@@ -338,7 +338,9 @@ def test_without_a_net_the_engine_says_what_to_name(parts):
         ({"control_map": "cany"}, "did you mean canny"),
         ({"control_map": "pose"}, "OpenPose's JSON"),
         ({"control_type": "tile"}, "for union nets"),
-        ({"canny_low": 300}, "above canny_high"),
+        ({"canny_low": 300, "control_map": "canny"}, "above canny_high"),
+        ({"canny_low": 50}, "--control-map canny"),
+        ({"control_size": "9x9"}, "key points"),
         ({"controlnet_conditioning_scale": 0.5}, "control_scale"),
     ],
 )

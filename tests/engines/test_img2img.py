@@ -191,6 +191,9 @@ def test_long_prompts_are_not_cut(upscaler, parts):
     assert tokens[0] == 2
     assert tokens[1] > 77
     assert tokens[1] % 77 == 0
+    parts_read = tokens[1] // 77
+    assert result.record()["remarks"] == [f"prompt of {len(long.replace(' ', ''))} tokens: read in {parts_read} parts"]
+    assert "remarks" not in upscaler(picture(8, 8), **settings).record()
     assert furthest(result, upscaler(picture(8, 8), **{**settings, "prompt": long + "in rain"})) > 0
 
 

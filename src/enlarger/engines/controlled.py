@@ -88,10 +88,11 @@ class ControlledEngine(PromptedEngine):
         passage: Pass,
         script: ControlledScript,
         settings: ControlledSettings,
-        start: Tensor | None,
+        start: Tensor | None = None,
+        remarks: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         """The fields of a `ControlledConditioning`, by name."""
-        fields = self.shared(source, passage, script, settings, start)
+        fields = self.shared(source, passage, script, settings, start, remarks)
         if not script.controls:
             return fields
         pictures = control.control_pictures(script.controls, source, passage.source, settings, self.depth)

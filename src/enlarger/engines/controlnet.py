@@ -60,8 +60,7 @@ class ControlNet(ControlledEngine):
         if settings.strength == 0:
             return ControlledConditioning(Plane(source, 8))
         start, remarks = self.encode(source, noise)
-        fields = self.controlled(source, passage, prepared, settings, start)
-        return ControlledConditioning(**fields, remarks=remarks)
+        return ControlledConditioning(**self.controlled(source, passage, prepared, settings, start, remarks))
 
     def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Engine.decode`; what was not denoised is the enlarged picture itself."""

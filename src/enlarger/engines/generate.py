@@ -51,4 +51,4 @@ class Generate(ControlledEngine):
         noise: NoiseSource,
     ) -> ControlledConditioning:
         """See `Engine.condition`."""
-        return ControlledConditioning(**self.controlled(source, passage, prepared, settings, None))
+        return ControlledConditioning(**self.controlled(source, passage, prepared, settings))

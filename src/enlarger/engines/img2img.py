@@ -44,7 +44,7 @@ class Img2Img(PromptedEngine):
         if settings.strength == 0:
             return PromptedConditioning(Plane(source, 8))
         start, remarks = self.encode(source, noise)
-        return PromptedConditioning(**self.shared(source, passage, prepared, settings, start), remarks=remarks)
+        return PromptedConditioning(**self.shared(source, passage, prepared, settings, start, remarks))
 
     def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Engine.decode`; what was not denoised is the enlarged picture itself."""

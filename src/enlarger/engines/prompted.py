@@ -118,7 +118,13 @@ class PromptedEngine(Engine):
         return self.parts.latent_channels
 
     def shared(
-        self, source: Tensor, passage: Pass, script: Script, settings: ImagineSettings, start: Tensor | None
+        self,
+        source: Tensor,
+        passage: Pass,
+        script: Script,
+        settings: ImagineSettings,
+        start: Tensor | None = None,
+        remarks: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         """The fields of a `PromptedConditioning`, by name."""
         height, width = source.shape[2] // CELL, source.shape[3] // CELL
@@ -135,6 +141,7 @@ class PromptedEngine(Engine):
             "places": Plane(torch.stack([rows, columns])[None] * CELL),
             "sizes": sizes if self.is_xl else None,
             "guidance": settings.guidance_scale if self.guidance_width else None,
+            "remarks": (*remarks, *diffusion.lengths(script.prompts)),
         }
 
     def encode(self, source: Tensor, noise: NoiseSource) -> tuple[Tensor, tuple[str, ...]]:

@@ -377,6 +377,10 @@ class ControlledSettings(ImagineSettings):
         super().verify()
         if self.canny_low > self.canny_high:
             raise SettingsError(f"canny_low {self.canny_low:g} is above canny_high {self.canny_high:g}")
+        if (self.canny_low, self.canny_high) != (100.0, 200.0) and "canny" not in self.control_map:
+            raise SettingsError("canny_low and canny_high are for edges: ask for them with --control-map canny")
+        if self.control_size is not None and not any(name.lower().endswith(".json") for name in self.control_image):
+            raise SettingsError("control_size is for key points: name their JSON file with --control-image")
         for start, end in zip(self.control_start, self.control_end, strict=False):
             if start >= end:
                 raise SettingsError(

@@ -99,7 +99,13 @@ class X4Upscaler(Engine):
         """See `Engine.condition`: noises the input as the low-res schedule says (Ho et al. 2021, section 4)."""
         schedule = self.parts.configs["low_res_scheduler"]
         low_res = add_noise(schedule, source * 2 - 1, noise.draw(source.shape), settings.noise_level)
-        return X4Conditioning(Plane(source), Plane(low_res.to(self.device)), settings.noise_level, prepared)
+        return X4Conditioning(
+            Plane(source),
+            Plane(low_res.to(self.device)),
+            settings.noise_level,
+            prepared,
+            remarks=diffusion.lengths(prepared),
+        )
 
     def predict(self, noisy: Tensor, moment: Moment, conditioning: Conditioning) -> Prediction:
         """See `Engine.predict`."""
