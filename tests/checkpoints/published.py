@@ -152,8 +152,9 @@ def write_folder(folder: Path, modules: dict[str, nn.Module], **options: Any) ->
     index = {name: ["some", type(module).__name__] for name, module in modules.items()}
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **index}))
     scheduler = {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    for name in ("scheduler", "low_res_scheduler") if "vae" in modules else ():
+        (folder / name).mkdir()
+        (folder / name / "scheduler_config.json").write_text(json.dumps(scheduler))
     return folder
 
 

@@ -372,7 +372,7 @@ def test_no_class_is_looked_up_by_a_configuration(written: Any, tmp_path: Path) 
     shutil.copytree(written("sd15")[1], tmp_path / "b")
     for name in ("FluxTransformer2DModel", "logging", "../module.py", ""):
         (tmp_path / "b" / "unet" / "config.json").write_text(json.dumps({**config, "_class_name": name}))
-        with pytest.raises(ModelError, match="is a .*, which is not known here"):
+        with pytest.raises(ModelError, match=r"is a .*, which is not known here"):
             opened(tmp_path / "b").module("unet", dtype=torch.float32)
 
 

@@ -52,7 +52,7 @@ def build(
     Raises:
         ModelError: A class that is not known, a configuration that makes no sense, or tensors that do not fit it.
     """
-    with _quiet():
+    with _quiet(), _needed(name):
         module = _empty(config, f"{name}'s {part}", part)
     assign(module, tensors, f"{name}'s {part}", dtype=dtype, device=device, remedy=remedy)
     return module.eval().requires_grad_(False)
@@ -93,7 +93,8 @@ def load_tokenizer(folder: Path, pad: str | None = None) -> Any:
     Raises:
         ModelError: The folder holds no such tokenizer.
     """
-    from transformers import CLIPTokenizer
+    with _quiet(), _needed("the tokenizer"):
+        from transformers import CLIPTokenizer
 
     changes = {} if pad is None else {"pad_token": pad}
     try:
@@ -101,6 +102,19 @@ def load_tokenizer(folder: Path, pad: str | None = None) -> Any:
             return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True, **changes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the tokenizer in {folder.name} cannot be read: fetch the model again") from error
+
+
+@contextlib.contextmanager
+def _needed(what: str) -> Iterator[None]:
+    """Libraries that are not installed, or broken, are told with the first cause and what to install."""
+    try:
+        yield
+    except ImportError as error:
+        words = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{what} needs diffusers and transformers, an extra that is not installed or broken ({words}): "
+            'pip install "enlarger[diffusers]"'
+        ) from error
 
 
 @contextlib.contextmanager

@@ -89,6 +89,8 @@ class Checkpoint:
         """
         found = self.configs.find(part)
         if found is None:
+            if self.layout != "file":
+                raise ModelError(f"the folder of {self.name} has no configuration of its {part}: fetch the model again")
             raise ModelError(f"nothing says how the {part} of {self.name} is built: {self._remedy}")
         return (
             configurations.fitted(found, self.parts[part]()) if self.configs.published and part in self.parts else found
