@@ -3,8 +3,9 @@
     python benchmarks/autoencoder.py [--size 4096] [--compare 2048] [--error 1024] [--limit 4.5] [--threads 1]
 
 Every decode runs in a process of its own. Printed are its seconds, and those of them that it had a processor (other
-work on the machine does not count there), its peak resident memory (all of the process, weights included), the bytes of its temporary files and how attention was computed; for errors the largest and the
-mean distance to diffusers' untiled decode, as a share of that picture's range.
+work on the machine does not count there), its peak resident memory (all of the process, weights included), the bytes
+of its temporary files and how attention was computed; for errors the largest and the mean distance to diffusers'
+untiled decode, as a share of that picture's range.
 """
 
 from __future__ import annotations

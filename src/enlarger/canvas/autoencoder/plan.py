@@ -152,7 +152,7 @@ def plan(
             continue
         ledger = _Ledger(tiled, given, side, limit, tokens)
         ledgers.append(ledger)
-        if limit is None or ledger.working <= limit / 3:
+        if limit is None or (ledger.working <= limit / 3 and ledger.plan.memory <= limit):
             break
     fitting = [ledger for ledger in ledgers if limit is None or ledger.plan.memory <= limit]
     return (fitting or ledgers)[-1].plan

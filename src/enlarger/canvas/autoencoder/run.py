@@ -110,7 +110,7 @@ class Run:
             return
         gathered = self._gather(operation)
         place = in_place(operation, self.shapes, ending, owned)
-        target = self.maps[place] if place is not None else self._new(into)
+        target = self.maps[place] if place is not None else self.maps.setdefault(into, self._new(into))
         # What nobody reads again may be normed where it stands; in tiles, neighbours still read its rim.
         self._spent = ending & owned - {place} if self.plan.tile is None else set()
         statistics = Statistics()
@@ -129,7 +129,8 @@ class Run:
             del self.maps[place]
         self.maps[into] = target
         for name in ending - {place}:
-            self.maps.pop(name).close()
+            if name not in self._given:
+                self.maps.pop(name).close()
 
     def _new(self, name: str) -> Map:
         shape = self.shapes[name]
@@ -291,7 +292,7 @@ class Run:
         )
         del pooled
         # A key that stands for n cells counts n times; only at the border does n differ.
-        mask = None if (counts == counts[0]).all() else counts.log()
+        mask = None if (counts == counts[0]).all() else counts.log()[None]
 
         def attend(part: Tile) -> Tensor:
             tokens = self._read(operation, part).reshape(part.height * part.width, -1)
