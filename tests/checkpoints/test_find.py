@@ -92,7 +92,7 @@ def test_every_family_belongs_in_a_folder() -> None:
 def test_what_can_be_a_hub_id() -> None:
     assert is_hub_id("stabilityai/stable-diffusion-x4-upscaler")
     assert is_hub_id("lllyasviel/ControlNet-v1-1:control_v11f1e_sd15_tile.pth")
-    assert not any(map(is_hub_id, ("x4", "a/b/c", "./here", "../there", "/etc/passwd", "a/b:", "~/a")))
+    assert not any(map(is_hub_id, ("x4", "a/b/c", "./here", "../there", "/etc/passwd", "a/b:", "~/a", "a/b.pth")))
 
 
 def put_in_cache(cache: Path, repository: str, model: Path) -> Path:

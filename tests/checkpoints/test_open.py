@@ -245,6 +245,16 @@ def test_a_configuration_beside_the_file_is_used(written: Any, tmp_path: Path) -
         opened(file).module("unet", dtype=torch.float32)
 
 
+def test_a_configuration_can_be_given_by_folder_or_by_a_published_models_name(written: Any, tmp_path: Path) -> None:
+    modules, _ = written("sd2")
+    file = published.write_file(tmp_path / "a.bin", published.original("sd2", modules))
+    assert opened(file, config="sd2-v").config("unet")["upcast_attention"] is True
+    assert opened(file, config="sd2-turbo").config("scheduler")["timestep_spacing"] == "trailing"
+    assert opened(file, config="sd2-turbo").config("vae")["scaling_factor"] == 0.18215
+    with pytest.raises(ModelError, match=r"sd3 is no folder with configurations, nor a published model: .*sd2-v, sdxl"):
+        opened(file, config="sd3")
+
+
 def test_a_part_alone_with_its_configuration_beside_it(written: Any, tmp_path: Path) -> None:
     modules, folder = written("controlnet-sd15")
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):

@@ -87,7 +87,7 @@ def test_other_weights_can_be_named_and_wrong_ones_are_refused(tmp_path):
     for words in ("missing: head.bias", "unexpected: more", "wrong shape: tail.weight", "not finite: up.bias"):
         assert words in str(error.value)
     (tmp_path / "c.bin").write_bytes(good.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="not a complete safetensors file"):
+    with pytest.raises(ModelError, match=r"c\.bin is cut"):
         enlarger.Upscaler("pocket", str(tmp_path / "c.bin"))
 
 

@@ -109,5 +109,8 @@ def model_folders(first: Iterable[str | Path] = ()) -> list[Path]:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name could be one of the hub's: `owner/name`, with a sub-folder or file behind a colon."""
-    return HUB_ID.fullmatch(name) is not None
+    """Whether a name could be one of the hub's: `owner/name`, with a sub-folder or file behind a colon.
+
+    `folder/name.safetensors` is none: a file that is not there must not be asked of the network.
+    """
+    return HUB_ID.fullmatch(name) is not None and (":" in name or not name.lower().endswith(ENDINGS))

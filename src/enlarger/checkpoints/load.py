@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,29 +21,6 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 SHOWN = 5
 """Names listed for each kind of fault; the rest is counted."""
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, memory-mapped.
-
-    Raises:
-        ModelError: No such file, or not a complete safetensors file.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise ModelError(f"no model file {path.name} in {path.parent}")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path.name} is not a complete safetensors file: {error}") from error
-
-
-def digest(path: Path) -> str:
-    """First 16 hexadecimal digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from enlarger.canvas.blend import Plane
-from enlarger.checkpoints.load import SHIPPED, digest, fill, read_safetensors
+from enlarger.checkpoints.digests import digest_of
+from enlarger.checkpoints.load import SHIPPED, fill
+from enlarger.checkpoints.tensors import open_tensors
 from enlarger.engines.catalog import POCKET
 from enlarger.engines.device import pick_device, pick_dtype
 from enlarger.engines.engine import Conditioning, Engine, Loaded, Prediction
@@ -66,10 +68,10 @@ class Pocket(Engine):
             raise ModelError("engine pocket has no parts to take from memory: it loads its own weights")
         path = WEIGHTS if model is None else Path(model)
         network = PocketNet()
-        fill(network, read_safetensors(path), path.name)
+        fill(network, {name: tensor.load() for name, tensor in open_tensors(path).items()}, path.name)
         device = pick_device(machine.device)
         engine = cls(network, device, pick_dtype(machine.dtype, device, half=False))
-        engine.loaded = Loaded(path.stem, digest(path))
+        engine.loaded = Loaded(path.stem, digest_of([path], path.parent))
         return engine
 
     def steps(self, settings: PocketSettings) -> ResidualSteps:
