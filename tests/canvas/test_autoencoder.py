@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from enlarger.canvas.autoencoder import Added, Autoencoder, run
+from enlarger.canvas.autoencoder import Autoencoder, run
 from enlarger.canvas.autoencoder.insertion import operations_of
 from enlarger.canvas.autoencoder.maps import FileMap, MemoryMap, Statistics, affine
 from enlarger.canvas.autoencoder.operations import Norm, Program, Reader, Shape
@@ -15,7 +15,7 @@ from enlarger.canvas.autoencoder.plan import SLACK, Plan, pooling
 from enlarger.canvas.tiles import Tile, spans
 from enlarger.errors import ResourceError
 from enlarger.evaluation.artefacts import seam_score
-from enlarger.networks.cfw import Fusion, FusionShape
+from enlarger.networks.cfw import Fusion, FusionShape, Weighted
 from enlarger.size import Size
 
 WIDTHS = {4: (32, 32, 64), 8: (32, 32, 64, 64)}
@@ -80,7 +80,7 @@ def fused(factor):
     """StableSR's fusion layers behind levels of the decoder, with features, and the whole picture they give."""
     torch.manual_seed(5)
     insertions = {
-        level: Added(Fusion(width, FusionShape(blocks=1, growth=8)), 0.7) for level, width in FUSED[factor].items()
+        level: Weighted(Fusion(width, FusionShape(blocks=1, growth=8)), 0.7) for level, width in FUSED[factor].items()
     }
     features = {
         level: 3 + torch.randn(1, width, LATENT[0] * 2**level, LATENT[1] * 2**level)
@@ -423,7 +423,7 @@ def test_what_cannot_run_in_tiles_is_refused_by_name(module, what):
 
 def test_an_insertion_without_weight_is_the_plain_decoder(vae, factor, fused):
     insertions, features = fused
-    none = {level: Added(each.module, 0.0) for level, each in insertions.items()}
+    none = {level: Weighted(each.layer, 0.0) for level, each in insertions.items()}
     mine = Autoencoder(vae)
     assert error(mine.decode(latent(), insertions=none, features=features).pixels, mine.decode(latent()).pixels) < 1e-6
 

@@ -44,25 +44,6 @@ class _Value:
         return self == _Value(self.sources)
 
 
-class Added(nn.Module):
-    """What a module makes of features and the decoder's map, added to that map.
-
-    Args:
-        module: `forward(features, state)`, StableSR's fusion layers for example.
-        amount: What it is multiplied by before.
-    """
-
-    def __init__(self, module: nn.Module, amount: float = 1.0) -> None:
-        super().__init__()
-        self.module = module
-        self.amount = amount
-
-    def forward(self, features: Tensor, state: Tensor) -> Tensor:
-        """(1, C, h, w) all three."""
-        added: Tensor = state + self.module(features, state) * self.amount
-        return added
-
-
 def operations_of(
     module: nn.Module, reader: Reader, features: str, state: str, prefix: str
 ) -> tuple[list[Operation], str]:
