@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,12 @@ def models(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("models")
     tiny.save(folder / "stable-diffusion-x4-upscaler", tiny.x4(folder / "parts"))
+    held, xl = tiny.with_control(folder / "parts-15"), tiny.sdxl(folder / "parts-xl")
+    tile = held.pop("controlnet")
+    tiny.save(folder / "stable-diffusion-v1-5", held)
+    tile.save_pretrained(folder / "control_v11f1e_sd15_tile")
+    tiny.save(folder / "sdxl", xl)
+    tiny.controlnet(xl["unet"]).save_pretrained(folder / "openpose-sdxl")
     return folder
 
 
@@ -81,3 +88,32 @@ def test_paths_in_the_architecture_exist():
     for path in found:
         place = ROOT / path if path.startswith("src") else ROOT / "src" / "enlarger" / path
         assert place.exists(), path
+
+
+PROMPTED = re.findall(r"^enlarger .*", (ROOT / "docs" / "prompts.md").read_text(), re.M)
+STAND_INS = {
+    "sd15.safetensors": "stable-diffusion-v1-5",
+    "sd-turbo": "stable-diffusion-v1-5",
+    "sdxl.safetensors": "sdxl",
+    "openpose-sdxl": "openpose-sdxl",
+    "control_v11f1e_sd15_tile": "control_v11f1e_sd15_tile",
+    "control_v11p_sd15_canny": "control_v11f1e_sd15_tile",
+}
+"""A name of the page's commands -> the tiny model that stands there."""
+
+
+@pytest.mark.parametrize("command", PROMPTED)
+def test_commands_with_prompts_are_accepted(command, photograph, models):
+    """Each runs as a rehearsal, with tiny models under the names of the page."""
+    for name, stands in STAND_INS.items():
+        (photograph / name).symlink_to(models / stands)
+    Image.new("RGB", (256, 256), "white").save("small.png")
+    Image.new("RGB", (64, 64), "white").save("dog.jpg")
+    Path("pose.json").write_text('{"people": []}')
+    _, *words = shlex.split(command)
+    if words[0] == "generate":
+        place = words.index("--upscale") if "--upscale" in words else len(words)
+        words[place:place] = ["--dry-run"]
+    else:
+        words += ["--dry-run"]
+    assert main(words) == 0

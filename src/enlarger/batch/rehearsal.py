@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 PROBE = 48
 """Pixels of either side of the picture that is enlarged to tell the time."""
 
-NOT_FOR_PROBE = ("scale", "size", "longest", "megapixels", "page", "max_pixels", "tile", "batch", "samples", "sample")
-"""Settings that would make the probe another size, or slower than the picture's own tiles."""
+NOT_FOR_PROBE = (
+    "scale", "size", "longest", "megapixels", "page", "max_pixels", "tile", "batch", "samples", "sample", "region",
+)  # fmt: skip
+"""Settings that would make the probe another size or slower than the picture's own tiles, or that name places in it."""
 
 
 def rehearse(jobs: Sequence[Job], order: Order) -> Generator[Outcome, None, None]:

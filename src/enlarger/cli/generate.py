@@ -83,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--upscale", metavar="ENGINE ...", help="Enlarge it at once; all that follows is the engine's.")
     output.add_argument("--overwrite", action="store_true", help="Replace files that exist.")
     output.add_argument("--no-metadata", action="store_true", help="Leave out the recipe.")
+    output.add_argument("--dry-run", action="store_true", help="Check everything, say what would be made, and stop.")
     output.add_argument("--json", action="store_true", help="One JSON object for each picture, a line each, on stdout.")
     output.add_argument("-q", "--quiet", action="store_true", help="No progress and no messages, only errors.")
 
@@ -111,6 +112,12 @@ def run(args: argparse.Namespace) -> int:
     for path in paths:
         _output(path, (1, 1), settings.depth, writing)
     reporter = Reporter(quiet=args.quiet, bar=not args.json)
+    if args.dry_run:
+        sides = " x ".join(str(side or "the model's") for side in (settings.width, settings.height))
+        then = "" if following is None else f", then {following.listing.facts.name}"
+        for path in paths:
+            reporter.say(f"{path or 'standard output'} would be made: {sides} pixels{then}")
+        return 0
 
     from enlarger.generator import Generator
 

@@ -1,0 +1,166 @@
+"""img2img and ControlNet at full size with random weights, beside diffusers' own pipelines.
+
+    python benchmarks/prompted.py speed [--size 512] [--rounds 1]   # seconds a step, taking turns on the same modules
+    python benchmarks/prompted.py memory [--size 512]               # peak memory above the weights, a process each
+
+Stable Diffusion 1.5's UNet (860 million parameters), its ControlNet (361 million) and its autoencoder in the sizes that
+were published, float32, with guidance on (both halves in one batch, as diffusers has it). A step is the difference
+between a long and a short run. The last rows are ControlNets that do not act in any step: they are not computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+LONG, SHORT = 3, 1
+"""Steps of the two runs whose difference is measured."""
+
+ROWS = ("img2img", "img2img, diffusers", "controlnet", "controlnet, diffusers", "controlnet that never acts")
+
+
+def parts() -> dict[str, Any]:
+    """The components of a ControlNet pipeline, full size; weights are small random numbers, norms are ones."""
+    import diffusers
+    import transformers
+
+    from enlarger.checkpoints import configs
+    from enlarger.checkpoints.modules import load_tokenizer
+
+    published = configs.published("sd15")
+
+    def filled(make: Callable[[], Any]) -> Any:
+        with torch.device("meta"):
+            module = make()
+        module.to_empty(device="cpu")
+        for name, value in module.named_parameters():
+            if value.ndim < 2:
+                torch.nn.init.constant_(value, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            else:
+                torch.nn.init.uniform_(value, -0.02, 0.02)
+        return module.eval()
+
+    def config(part: str, of: Any = published) -> dict[str, Any]:
+        return dict(of.find(part) or {})
+
+    # Small here: the text is encoded once, before any step.
+    text = transformers.CLIPTextConfig(**{**config("text_encoder"), "num_hidden_layers": 1})
+    return {
+        "unet": filled(lambda: diffusers.UNet2DConditionModel.from_config(config("unet"))),
+        "vae": filled(lambda: diffusers.AutoencoderKL.from_config(config("vae"))),
+        "controlnet": filled(
+            lambda: diffusers.ControlNetModel.from_config(config("controlnet", configs.published("controlnet-sd15")))
+        ),
+        "text_encoder": transformers.CLIPTextModel(text).eval(),
+        "tokenizer": load_tokenizer(configs.VOCABULARY, "<|endoftext|>"),
+        "scheduler": diffusers.DDIMScheduler.from_config(config("scheduler")),
+    }
+
+
+def runner(row: str, components: dict[str, Any], size: int) -> Callable[[int], None]:
+    """What runs a row for a number of steps."""
+    import diffusers
+
+    import enlarger
+
+    picture = np.random.default_rng(0).random((size, size, 3), np.float32)
+    without = {name: part for name, part in components.items() if name != "controlnet"}
+    held = row.startswith("controlnet")
+    if row.endswith("diffusers"):
+        more = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        kind = "StableDiffusionControlNetImg2ImgPipeline" if held else "StableDiffusionImg2ImgPipeline"
+        pipe = getattr(diffusers, kind)(**(components if held else without), **more)
+        pipe.set_progress_bar_config(disable=True)
+        seen = {"control_image": picture[None]} if held else {}
+        return lambda steps: pipe(
+            prompt="a cat", image=picture[None], num_inference_steps=steps, strength=1.0, output_type="np",
+            generator=torch.Generator().manual_seed(0), **seen,
+        )  # fmt: skip
+    up = enlarger.Upscaler("controlnet" if held else "img2img", components=components if held else without)
+    scale = {"control_scale": 0.0} if "never" in row else {}
+    return lambda steps: up(picture, scale=1, prompt="a cat", steps=steps, strength=1.0, tile=8192, **scale)
+
+
+def speed(size: int, rounds: int) -> None:
+    """Seconds of a step, the quickest of all rounds; rows take turns."""
+    components = parts()
+    runs = {row: runner(row, components, size) for row in ROWS}
+    best = dict.fromkeys(ROWS, float("inf"))
+    for _ in range(rounds):
+        for row, run in runs.items():
+            seconds = []
+            for steps in (SHORT, LONG):
+                started = time.monotonic()
+                run(steps)
+                seconds.append(time.monotonic() - started)
+            best[row] = min(best[row], (seconds[1] - seconds[0]) / (LONG - SHORT))
+    print(f"{size}x{size} pixels, {torch.get_num_threads()} threads, seconds a step with guidance:")
+    for row, seconds_a_step in best.items():
+        print(f"  {row:<28} {seconds_a_step:6.2f}")
+
+
+def memory(size: int) -> None:
+    """Peak memory above what the loaded parts take, each row in a process of its own."""
+    print(f"{size}x{size} pixels, float32, peak above the loaded weights, one step with guidance, decoding included:")
+    for row in ROWS:
+        command = [sys.executable, __file__, "one", "--row", row, "--size", str(size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        weights, peak = json.loads(done.stdout.splitlines()[-1])
+        print(f"  {row:<28} {peak / 1e9:6.2f} GB (weights {weights / 1e9:.2f} GB)", flush=True)
+
+
+def one(row: str, size: int) -> None:
+    """A row of `memory`."""
+
+    def status(name: str) -> int:
+        return 1024 * int(re.search(name + r":\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
+
+    components = parts()
+    if not row.startswith("controlnet"):
+        components.pop("controlnet")
+    run = runner(row, components, size)
+    weights = sum(
+        value.numel() * value.element_size()
+        for part in components.values()
+        if isinstance(part, torch.nn.Module)
+        for value in part.parameters()
+    )
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is not the run's
+    run(SHORT)
+    print(json.dumps([weights, status("VmHWM") - before]))
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "memory", "one"))
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--row", choices=ROWS, default=ROWS[0])
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    if given.what == "speed":
+        speed(given.size, given.rounds)
+    elif given.what == "memory":
+        memory(given.size)
+    else:
+        one(given.row, given.size)
+
+
+if __name__ == "__main__":
+    main()
