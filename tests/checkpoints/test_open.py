@@ -320,6 +320,28 @@ def test_what_says_that_a_file_predicts_velocity(written: Any, tmp_path: Path) -
     assert opened(file).config("scheduler")["prediction_type"] == "v_prediction"
 
 
+def test_xl_models_that_say_so_predict_velocity(written: Any, tmp_path: Path) -> None:
+    modules, _ = written("sdxl")
+    tensors = published.original("sdxl", modules)
+    file = published.write_file(tmp_path / "a.bin", tensors)
+    assert opened(file).config("scheduler")["prediction_type"] == "epsilon"
+    published.write_file(file, {**tensors, "v_pred": torch.ones(1)})
+    told = opened(file).config("scheduler")
+    assert (told["prediction_type"], told["_class_name"]) == ("v_prediction", "EulerDiscreteScheduler")
+
+
+def test_files_beside_that_are_others_matter_are_passed_over(written: Any, tmp_path: Path) -> None:
+    modules, folder = written("vae")
+    file = published.write_file(
+        tmp_path / "a.bin", {**published.original("vae", modules), "loss.logvar": torch.ones(1)}
+    )
+    (tmp_path / "a.json").write_text("[1, 2")
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel", "in_channels": 4}')
+    assert opened(file).config("vae")["block_out_channels"] == [128, 256, 512, 512]
+    (tmp_path / "a.bin.json").write_text((folder / "config.json").read_text())
+    same(opened(file), modules)
+
+
 def test_parts_come_as_a_pipelines_components(written: Any) -> None:
     _, folder = written("x4")
     made = opened(folder).components(

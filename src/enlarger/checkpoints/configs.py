@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from enlarger.checkpoints.folders import config_file, part_of_config, read_json
-from enlarger.checkpoints.tensors import LazyTensor
+from enlarger.checkpoints.tensors import LazyTensor, Tensors
 from enlarger.errors import ModelError
 
 PUBLISHED = Path(__file__).parent / "configs"
@@ -29,15 +29,21 @@ class Configs:
     Attributes:
         folders: Folders in diffusers' layout, the first that has a part wins.
         given: Part -> configuration, before all folders.
-        published: Whether they are the published ones and not the model's own.
+        shipped: Folders with the configurations of published models, for what the model's own lack.
     """
 
     folders: tuple[Path, ...] = ()
     given: Mapping[str, Mapping[str, Any]] | None = None
-    published: bool = False
+    shipped: tuple[Path, ...] = ()
 
     def find(self, part: str) -> Mapping[str, Any] | None:
-        """The configuration of a part, or None."""
+        """The configuration of a part, the model's own or the published one, or None."""
+        own = self.own(part)
+        places = (config_file(folder, part) for folder in self.shipped)
+        return own if own is not None else next((read_json(place) for place in places if place is not None), None)
+
+    def own(self, part: str) -> Mapping[str, Any] | None:
+        """The configuration of a part that came with the model, or None."""
         if self.given and part in self.given:
             return self.given[part]
         for folder in self.folders:
@@ -59,7 +65,7 @@ class Configs:
 def published(name: str) -> Configs:
     """The published configurations by the name of a shipped folder, such as "sd15" or "sd2-v"; empty for ""."""
     names = [name, *([INHERITED[name]] if name in INHERITED else [])]
-    return Configs(tuple(PUBLISHED / each for each in names if each), published=True)
+    return Configs(shipped=tuple(PUBLISHED / each for each in names if each))
 
 
 def named(config: str) -> Configs:
@@ -76,27 +82,40 @@ def named(config: str) -> Configs:
     return published(config)
 
 
-def beside(path: Path) -> Configs | None:
-    """A configuration that lies beside a model file and belongs to it, if there is one.
+def beside(path: Path, parts: Collection[str]) -> Configs:
+    """The configuration that lies beside a model file and belongs to it; empty if there is none.
 
-    That is a folder `NAME/` in diffusers' layout, a `NAME.json` with part -> configuration, or, in a folder of a
-    single part, its `config.json`.
+    That is a folder `NAME/` in diffusers' layout, a `NAME.json` with part -> configuration, or, for a single part, the
+    `config.json` of its folder. Other files of these names, such as the notes of web interfaces, are passed over.
+
+    Args:
+        path: The model file.
+        parts: The parts that it holds.
     """
     folder = path.with_suffix("")
     if folder != path and folder.is_dir() and any(config_file(folder, part) for part in ("model_index", "unet", "vae")):
         return Configs((folder,))
     for place in (path.with_name(path.name + ".json"), path.with_suffix(".json")):
-        if place.is_file() and place != path:
-            found = read_json(place)
-            if part := part_of_config(found):
-                return Configs(given={part: found})
-            parts = {name: value for name, value in found.items() if isinstance(value, dict) and _is_config(value)}
-            if parts:
-                return Configs(given=parts)
-    alone = path.with_name("config.json")
-    if alone.is_file() and alone != path and (part := part_of_config(found := read_json(alone))):
-        return Configs(given={part: found})
-    return None
+        found = _json_or_nothing(place, path)
+        given = {name: value for name, value in found.items() if isinstance(value, dict) and _is_config(value)}
+        if given or part_of_config(found) in parts:
+            return Configs(given=given or {part_of_config(found): found})
+    found = _json_or_nothing(path.with_name("config.json"), path)
+    return Configs(given={part_of_config(found): found} if [part_of_config(found)] == list(parts) else None)
+
+
+def _json_or_nothing(place: Path, model: Path) -> Mapping[str, Any]:
+    try:
+        return read_json(place) if place.is_file() and place != model else {}
+    except ModelError:
+        return {}
+
+
+def with_velocity(configs: Configs) -> Configs:
+    """The same, with a scheduler for a network that predicts velocity."""
+    scheduler = configs.find("scheduler")
+    changed = {"scheduler": {**scheduler, "prediction_type": "v_prediction"}} if scheduler else {}
+    return replace(configs, given={**(configs.given or {}), **changed})
 
 
 def _is_config(value: Mapping[str, Any]) -> bool:
@@ -122,15 +141,15 @@ def fitted(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> Mapp
     return {**config, **changes}
 
 
-def predicts_velocity(path: Path, metadata: Mapping[str, str]) -> bool | None:
-    """Whether a single file says that its UNet predicts velocity: by its metadata, or by a `NAME.yaml` beside it.
+def predicts_velocity(path: Path, tensors: Tensors) -> bool | None:
+    """Whether a single file says that its UNet predicts velocity; None if nothing is said.
 
-    Nothing in the weights of a Stable Diffusion 2 tells; web interfaces keep the original configuration beside the
-    file, whose `parameterization` does. None if nothing is said.
+    Its metadata may say it, or a tensor `v_pred` that some XL models hold for that, or a `NAME.yaml` beside it: nothing
+    in the weights tells, so web interfaces keep the original configuration there, with its `parameterization`.
     """
-    told = metadata.get("modelspec.prediction_type", "")
-    if told:
-        return told.startswith("v")
+    told = tensors.metadata.get("modelspec.prediction_type", "")
+    if told or "v_pred" in tensors:
+        return told.startswith("v") or "v_pred" in tensors
     yaml = path.with_suffix(".yaml")
     if yaml.is_file() and yaml.stat().st_size < 1 << 20:
         found = re.search(r"^\s*parameterization:\s*[\"']?(\w+)", yaml.read_text("utf-8", "replace"), re.MULTILINE)

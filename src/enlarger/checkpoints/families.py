@@ -81,6 +81,10 @@ OF_OTHERS = {1024: "sd2-unclip", 1280: "sdxl-refiner"}
 """Models that embed more than the time, as XL does, by the width of the text that they see."""
 
 
+LEFTOVERS = r"^(loss|model_ema)\.|\.fusion_layer_|^(global_step|logvar)$"
+"""What training and CFW leave in an autoencoder's file that is none of the autoencoder's."""
+
+
 @dataclass(frozen=True)
 class Anatomy:
     """What a file holds.
@@ -99,11 +103,11 @@ def identify(tensors: Tensors) -> Anatomy:
     parts = _parts(tensors)
     for rule in (_stablesr, _diffusion, _other_diffusion, _addon, _network):
         family = rule(tensors, parts)
-        if family in ("gan", "pocket"):
+        if family in ("gan", "pocket", "swinir"):
             return Anatomy(family, {"network": lambda: tensors})
         if family:
             return Anatomy(family, parts)
-    return Anatomy("", parts)
+    return Anatomy("", parts or {"network": lambda: tensors})
 
 
 def _parts(tensors: Tensors) -> dict[str, Callable[[], Tensors]]:
@@ -120,9 +124,9 @@ def _parts(tensors: Tensors) -> dict[str, Callable[[], Tensors]]:
     if _any(tensors, "control_model."):
         parts["controlnet"] = lambda: keys.unet(tensors.below("control_model."))
     if _any(tensors, "first_stage_model."):
-        parts["vae"] = lambda: keys.vae(tensors.below("first_stage_model."))
+        parts["vae"] = lambda: keys.vae(tensors.below("first_stage_model.").without(LEFTOVERS))
     elif "decoder.conv_in.weight" in tensors and _any(tensors, "encoder.conv_in."):
-        parts["vae"] = lambda: keys.vae(tensors.without(r"^loss\.|\.fusion_layer_"))
+        parts["vae"] = lambda: keys.vae(tensors.without(LEFTOVERS))
     return parts | _text_parts(tensors)
 
 

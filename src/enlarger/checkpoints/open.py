@@ -93,7 +93,9 @@ class Checkpoint:
                 raise ModelError(f"the folder of {self.name} has no configuration of its {part}: fetch the model again")
             raise ModelError(f"nothing says how the {part} of {self.name} is built: {self._remedy}")
         return (
-            configurations.fitted(found, self.parts[part]()) if self.configs.published and part in self.parts else found
+            configurations.fitted(found, self.parts[part]())
+            if part in self.parts and not self._configured(part)
+            else found
         )
 
     def tensors(self, part: str) -> Tensors:
@@ -121,10 +123,14 @@ class Checkpoint:
         from enlarger.checkpoints.modules import build
 
         tensors = self.tensors(part)
-        remedy = f"fetch it again, or {self._remedy}" if self.configs.published else "fetch it again"
+        remedy = "fetch it again" if self._configured(part) else f"fetch it again, or {self._remedy}"
         return build(
             self.config(part), tensors, name=self.name, part=part, dtype=dtype, device=device, remedy=remedy
         )  # fmt: skip
+
+    def _configured(self, part: str) -> bool:
+        """Whether the part came with a configuration of its own."""
+        return self.configs.own(part) is not None
 
     @property
     def _remedy(self) -> str:
@@ -261,19 +267,21 @@ def _file(path: Path, config: Configs | None, default: str | None) -> Checkpoint
 
 def _configs_of_file(path: Path, tensors: Tensors, anatomy: Anatomy, shipped: str) -> tuple[Configs, tuple[str, ...]]:
     """What a file is built by that came without a configuration, and what must be said about the choice."""
-    beside = configurations.beside(path)
-    if beside is not None:
-        return beside, ()
-    if anatomy.family != "sd2" or shipped != "sd2":
-        return configurations.published(shipped), ()
-    velocity = configurations.predicts_velocity(path, tensors.metadata)
-    if velocity is None:
+    own = configurations.beside(path, anatomy.parts)
+    found = dataclasses.replace(own, shipped=configurations.published(shipped).shipped)
+    if "unet" not in anatomy.parts or own.own("scheduler") is not None:
+        return found, ()
+    velocity = configurations.predicts_velocity(path, tensors)
+    if velocity:
+        as_shipped = shipped == "sd2" and own == Configs()
+        return configurations.published("sd2-v") if as_shipped else configurations.with_velocity(found), ()
+    if velocity is None and anatomy.family == "sd2":
         note = (
             f"nothing says whether {path.stem} predicts noise or velocity: taken as noise, as 2.1-base does; "
             f"its {path.stem}.yaml beside it would tell"
         )
-        return configurations.published("sd2"), (note,)
-    return configurations.published("sd2-v" if velocity else "sd2"), ()
+        return found, (note,)
+    return found, ()
 
 
 def _folder(path: Path, config: Configs | None) -> Checkpoint:
