@@ -340,6 +340,8 @@ def test_files_beside_that_are_others_matter_are_passed_over(written: Any, tmp_p
     assert opened(file).config("vae")["block_out_channels"] == [128, 256, 512, 512]
     (tmp_path / "a.bin.json").write_text((folder / "config.json").read_text())
     same(opened(file), modules)
+    whole = published.write_file(tmp_path / "b.bin", published.original("sd15", written("sd15")[0]))
+    assert opened(whole).config("unet")["block_out_channels"] == [320, 640, 1280, 1280]
 
 
 def test_parts_come_as_a_pipelines_components(written: Any) -> None:

@@ -63,7 +63,7 @@ def predicted(asked: str | None, found: Description | None, checkpoint: Checkpoi
         return asked, "as --prediction says"
     if found is not None and found.prediction:
         return found.prediction, "as the configuration beside it says"
-    velocity = predicts_velocity(checkpoint.files[0], checkpoint.everything().metadata)
+    velocity = predicts_velocity(checkpoint.files[0], checkpoint.everything())
     if velocity is not None:
         return "v_prediction" if velocity else "epsilon", "as the configuration beside it says"
     name = checkpoint.name.lower()
