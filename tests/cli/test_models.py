@@ -62,7 +62,7 @@ def test_models_that_are_there_are_told_with_the_engines_that_take_them(call: Ca
               tmp_path / "ESRGAN" / "4x-mine.pth")  # fmt: skip
     (tmp_path / "ESRGAN" / "broken.pth").write_text("<html>")
     done = call("models", "--models-dir", tmp_path)
-    assert "needs an ESRGAN, Real-ESRGAN or compact network; there: 4x-mine" in done.out
+    assert "needs an ESRGAN, Real-ESRGAN or compact network or one that spandrel knows; there: 4x-mine" in done.out
     assert "needs a Stable Diffusion x4 upscaler; there: none" in done.out
     assert "4x-mine.pth: a network of the ESRGAN family" in done.out
     assert "broken.pth: broken.pth is a web page" in done.out

