@@ -147,7 +147,7 @@ def run_x4(folder: Path, case: Mapping[str, Any]) -> Outcome:
     names = ["unet", "vae", "text_encoder", "tokenizer", "low_res_scheduler"]
     components = checkpoint.components(names, dtype=torch.float32, device=torch.device("cpu"))
     upscaler = Upscaler("x4", components={**components, "scheduler": scheduler_of(folder, case)}, device="cpu")
-    settings = settings_of(case["call"])
+    settings = {**DEFAULTS[case["pipeline"]], **settings_of(case["call"])}
     image = picture(folder, case["pictures"]["image"], case["name"])
     return enlarged(upscaler, image, seed=case["seed"], scale=4, consistency=0.0, color_fix="none", **settings)
 
@@ -173,7 +173,7 @@ def run_img2img(folder: Path, case: Mapping[str, Any]) -> Outcome:
 def controls_of(folder: Path, case: Mapping[str, Any]) -> list[str]:
     """The case's ControlNets: one folder, named as often as there are copies."""
     name = "controlnet_sdxl" if case["model"].startswith("sdxl") else "controlnet_tile"
-    return [str(folder / name)] * int(case["controlnets"])
+    return [str(folder / name)] * int(case.get("controlnets") or 0)
 
 
 def control_files(folder: Path, given: str | list[str]) -> list[str]:
@@ -196,7 +196,7 @@ def run_generate(folder: Path, case: Mapping[str, Any]) -> Outcome:
     components = components_of(folder, case, "generate")
     generator = Generator(components=components, control=controls_of(folder, case), device="cpu")
     settings = {**DEFAULTS[case["pipeline"]], **settings_of(case["call"])}
-    if "image" in case["pictures"]:  # the control picture is also as large as the result
+    if "image" in case.get("pictures", {}):  # the control picture is also as large as the result
         settings["control_image"] = control_files(folder, case["pictures"]["image"])
         height, width = picture(folder, Path(settings["control_image"][0]).stem, case["name"]).shape[:2]
         settings = {"height": height, "width": width, **settings}
@@ -207,6 +207,7 @@ def run_generate(folder: Path, case: Mapping[str, Any]) -> Outcome:
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
+    "StableDiffusionUpscalePipeline": {"steps": 75, "guidance_scale": 9.0, "noise_level": 20},
     "StableDiffusionImg2ImgPipeline": {"steps": 50, "strength": 0.8, "guidance_scale": 7.5},
     "StableDiffusionXLImg2ImgPipeline": {"steps": 50, "strength": 0.3, "guidance_scale": 5.0},
     "StableDiffusionPipeline": {"steps": 50, "guidance_scale": 7.5},
