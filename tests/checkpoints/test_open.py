@@ -58,7 +58,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-@pytest.mark.parametrize("family", WHOLE + SINGLE)
+FIRST = ("sd15", "sd2", "x4", "controlnet-sd15", "vae")
+"""Families that the fast part of the tests opens, too."""
+
+
+@pytest.mark.parametrize(
+    "family", [family if family in FIRST else pytest.param(family, marks=pytest.mark.slow) for family in WHOLE + SINGLE]
+)
 def test_a_folder_and_a_file_with_the_published_names_hold_the_same_model(
     family: str, written: Any, tmp_path: Path
 ) -> None:
@@ -74,6 +80,7 @@ def test_a_folder_and_a_file_with_the_published_names_hold_the_same_model(
     assert single.digest != whole.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl", "x4", "controlnet-sd15"])
 @pytest.mark.parametrize("kind", ["pickle", "old pickle"])
 def test_a_pickle_holds_the_same_model(family: str, kind: str, written: Any, tmp_path: Path) -> None:
@@ -158,7 +165,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-@pytest.mark.parametrize("family", ["sd15", "sd2", "x4", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", *(pytest.param(f, marks=pytest.mark.slow) for f in ("sd2", "x4", "sdxl"))])
 def test_what_is_wrong_is_told_by_name(what: str, family: str, written: Any, tmp_path: Path) -> None:
     modules, folder = written(family)
     tensors = published.original(family, modules)
