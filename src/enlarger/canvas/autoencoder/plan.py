@@ -22,7 +22,7 @@ TILES = (128, 96, 64, 48, 40, 32, 24, 16, 12, 8)
 SIDE = 256
 """Pixels beyond which a larger tile gains nothing."""
 
-SLACK = 1 << 26
+SLACK = 96 << 20
 """Bytes on top of every sum: what torch takes when it first works, and what its allocator does not give back."""
 
 
