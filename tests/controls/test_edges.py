@@ -72,3 +72,14 @@ def test_a_hazy_picture_has_soft_edges_and_a_flat_one_has_none():
     flat = np.full((20, 20, 3), 0.5, np.float32)
     flat[10:] += 0.001  # less than a level
     assert soft(flat).max() < 0.1
+
+
+def test_a_broad_edge_is_about_as_light_as_a_sharp_one():
+    pixels = np.zeros((60, 120, 3), np.float32)
+    pixels[:, 30:] = 0.5
+    pixels[:, 80:] += np.clip((np.arange(40) + 0.5) / 10, 0, 1)[None, :, None].astype(np.float32) * 0.5
+    across = soft(pixels)[30]
+    sharp, broad = across[25:35].max(), across[75:95].max()
+    assert sharp == pytest.approx(1, abs=0.05)
+    assert broad > 0.5 * sharp
+    assert across[50:60].max() < 0.02

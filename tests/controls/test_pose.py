@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
 
 import numpy as np
 import pytest
 
-from enlarger.controls.pose import draw_pose, read_pose
+from enlarger.controls.pose import BONES, draw_pose, read_pose
 from enlarger.errors import PictureError, SettingsError
 from enlarger.size import Size
 
@@ -56,6 +57,27 @@ def test_every_way_of_writing_draws_the_same_arm(tmp_path, content):
     assert drawn[60, 60] == pytest.approx((0.6, 0.6, 0), abs=1e-5)  # bone 3
     assert not drawn[100:].any()
     assert not drawn[60, 20].any()
+
+
+def test_every_bone_joins_its_points_in_its_own_colour(tmp_path):
+    """Bone by bone, only its two points seen: a darker line of the wheel's next colour between them."""
+    for number, (one, other) in enumerate(BONES):
+        content = {"people": [{"pose_keypoints_2d": body({one: (0.2, 0.5), other: (0.8, 0.5)})}]}
+        drawn = draw_pose(read_pose(written(tmp_path, content), SIZE), SIZE)
+        colour = [0.6 * part for part in colorsys.hsv_to_rgb(number / 18, 1, 1)]
+        assert drawn[64, 48] == pytest.approx(colour, abs=1e-5)
+    assert len({frozenset(bone) for bone in BONES}) == 17
+    assert {point for bone in BONES for point in bone} == set(range(18))
+
+
+def test_the_legs_of_25_points_are_those_of_18(tmp_path):
+    """Point 8 of 25 is the middle of the hips, which COCO has not."""
+    legs = {9: (20, 30), 10: (30, 80), 11: (40, 120)}
+    more = {"canvas_width": 96, "canvas_height": 128}
+    twenty_five = written(tmp_path, {**more, "people": [{"pose_keypoints_2d": body({**legs, 8: (90, 90)}, 25)}]})
+    drawn = draw_pose(read_pose(twenty_five, SIZE), SIZE)
+    eighteen = written(tmp_path, {**more, "people": [{"pose_keypoints_2d": body({k - 1: v for k, v in legs.items()})}]})
+    assert np.array_equal(drawn, draw_pose(read_pose(eighteen, SIZE), SIZE))
 
 
 def test_the_frame_may_be_told(tmp_path):

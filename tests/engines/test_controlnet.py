@@ -372,6 +372,13 @@ def test_a_union_net_says_what_it_knows(xl_parts):
 # Files
 
 
+def test_a_net_that_is_named_twice_is_one_net(parts, tmp_path):
+    parts["controlnet"].save_pretrained(tmp_path / "tile")
+    base = {key: part for key, part in parts.items() if key != "controlnet"}
+    up = enlarger.Upscaler("controlnet", components=base, control=[tmp_path / "tile"] * 2)
+    assert up.engine.nets[0] is up.engine.nets[1]
+
+
 def test_nets_are_named_by_folder_subfolder_and_file(parts, tmp_path):
     base = {key: part for key, part in parts.items() if key != "controlnet"}
     tiny.save(tmp_path / "base", base)

@@ -321,11 +321,11 @@ class ControlMachine(ModelMachine):
     """How a model with ControlNets is loaded."""
 
     control: tuple[str, ...] = setting(
-        (), "A ControlNet: a file, a folder, or a name in the models folder; may be given several times.", kind="text",
+        (), "A ControlNet: a file, a folder, or a name in the models folder; may be given several times.", kind="file",
         many=True, metavar="NET[:SUBFOLDER]", group="Model",
     )  # fmt: skip
     map_model: str | None = setting(
-        None, "Folder of a depth model (transformers), for the control map depth.", kind="text", metavar="FOLDER",
+        None, "Folder of a depth model (transformers), for the control map depth.", kind="file", metavar="FOLDER",
         group="Model",
     )  # fmt: skip
 
