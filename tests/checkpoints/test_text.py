@@ -84,7 +84,7 @@ def test_brackets_without_effect_leave_one_span():
         ("(" * 40 + "cat" + ")" * 40, "at most 10"),
         ("a cat\0", "NUL"),
         ("a cat \udcff", "UTF-8"),
-        ("a cat <lora:detail:0.8>", "--lora"),
+        ("a cat <lora:detail:0.8>", "no word of a prompt"),
         ("a [cat:dog:0.5]", "cannot change during the steps"),
     ],
 )

@@ -116,7 +116,7 @@ def _check(prompt: str) -> None:
     except UnicodeEncodeError:
         raise SettingsError("the prompt holds bytes that are no text: give it as UTF-8") from None
     if adapter := _ADAPTER.search(prompt):
-        raise SettingsError(f"{_short(adapter.group())} in a prompt does nothing here: adapters are given with --lora")
+        raise SettingsError(f"{_short(adapter.group())} is no word of a prompt: nothing is loaded by it, leave it out")
     if edit := _EDIT.search(prompt):
         raise SettingsError(
             f"{_short(edit.group())}: a prompt cannot change during the steps; "
