@@ -54,7 +54,7 @@ class Statistics:
             mean = part.mean(0)
             # Not E[x^2] - mean^2: that loses all digits where the mean is large.
             squares = (part - mean).square_().sum(0)
-            self._parts.append((len(part), mean.double().cpu(), squares.double().cpu()))
+            self._parts.append((len(part), mean.cpu().double(), squares.cpu().double()))
         self.count += height * width
         if len(self._parts) > 64:
             self._parts = [self._pooled()]
@@ -80,7 +80,7 @@ def affine(norm: Norm, statistics: list[Statistics]) -> tuple[Tensor, Tensor, Te
         statistics: Of these maps.
 
     Returns:
-        mean, scale and shift, (C,), in the norm's dtype and on its device.
+        mean, scale and shift, (C,), float32 on the CPU.
     """
     moments = [each.moments() for each in statistics]
     count = moments[0][0]
@@ -91,13 +91,10 @@ def affine(norm: Norm, statistics: list[Statistics]) -> tuple[Tensor, Tensor, Te
     variance = (squares.sum(1, keepdim=True) + between) / (count * channels.shape[1])
     scale = (variance + norm.eps).rsqrt().expand_as(channels).flatten()
     middle = mean.expand_as(channels).flatten()
-    if norm.weight is None:
-        like = middle.float()
-    else:
-        like = norm.weight
-        scale = scale * norm.weight.double().cpu()
-    shift = torch.zeros_like(middle) if norm.bias is None else norm.bias
-    return middle.to(like), scale.to(like), shift.to(like)
+    if norm.weight is not None:
+        scale = scale * norm.weight.cpu().double()
+    shift = torch.zeros_like(middle) if norm.bias is None else norm.bias.cpu()
+    return middle.float(), scale.float(), shift.float()
 
 
 class Map(Protocol):

@@ -274,7 +274,8 @@ class Run:
 
     def _normaliser(self, norm: Norm, sources: tuple[str, ...], part: Tile) -> Activation:
         """Norms cells (n, w, C) in place with the statistics of the whole maps."""
-        middle, scale, shift = affine(norm, [self.maps[name].statistics for name in sources])
+        whole = affine(norm, [self.maps[name].statistics for name in sources])
+        middle, scale, shift = (each.to(self.device, self.dtype) for each in whole)
 
         def normalise(rows: Tensor) -> Tensor:
             # The mean first: x * scale + (shift - mean * scale) would lose digits on a nearly flat map.
