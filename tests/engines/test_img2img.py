@@ -243,6 +243,15 @@ def test_shares_of_regions_sum_to_one_and_fade():
     assert region_shares([], passage, Size(4, 4)) is None
 
 
+def test_regions_keep_their_place_in_earlier_rounds():
+    whole = Pass(Size(256, 512), Size(256, 512), 1, Size(256, 512))
+    half = Pass(Size(128, 256), Size(128, 256), 1, Size(256, 512))
+    region = [Region(256, 0, 256, 256, "a")]
+    assert region_shares(region, whole, Size(32, 64))[0, 1, 0, 32:].min() == 1
+    assert region_shares(region, half, Size(16, 32))[0, 1, 0, 16:].min() == 1
+    assert region_shares(region, half, Size(16, 32))[0, 1, 0, 7].item() == pytest.approx(0, abs=0.01)
+
+
 def test_tiles_see_only_the_regions_that_reach_them(parts):
     up, seen = calls_of(parts)
     up(picture(32, 256), **PLAIN, steps=1, strength=1.0, tile=64, overlap=16, region="0,0,32,32:a dog", batch=1)

@@ -7,7 +7,7 @@ steps read it and none computes a size again.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from enlarger.errors import SettingsError
 from enlarger.size import MAX_SCALE, Size
@@ -21,11 +21,13 @@ class Pass:
         source: Size of the picture that goes in, in pixels.
         padded: `source` rounded up to the engine's stride; the surplus lies at the bottom and right.
         factor: Output pixels per input pixel.
+        target: Size of the run's result, which places in a picture are measured in; None where it is `native`.
     """
 
     source: Size
     padded: Size
     factor: int
+    target: Size | None = field(default=None, compare=False)
 
     @property
     def native(self) -> Size:
@@ -137,7 +139,7 @@ def place(
     """
     if at_target:
         sizes = [_between(source, target, number / rounds) for number in range(1, rounds + 1)]
-        return Canvas(source, target, tuple(Pass(size, size.padded(stride), 1) for size in sizes))
+        return Canvas(source, target, tuple(Pass(size, size.padded(stride), 1, target) for size in sizes))
     start = source
     passes = [Pass(start, start.padded(stride), factor)]
     while factor > 1 and any(made < wanted for made, wanted in zip(passes[-1].native, target, strict=True)):

@@ -191,7 +191,7 @@ class PromptedEngine(Engine):
             numbers = torch.tensor([height, width, top, left, tall or tile[0], wide or tile[1]], device=self.device)
             ids = numbers.expand(count, 6).clone()
             ids[:, 2:4] += corner
-            extras["time_ids"] = ids.to(seen.dtype)
+            extras["time_ids"] = ids.float()  # half precision rounds sizes above 2048
         if conditioning.guidance is not None:
             embedding = guidance_embedding(conditioning.guidance, self.guidance_width)
             extras["timestep_cond"] = embedding.to(seen).expand(seen.shape[0], -1)
@@ -231,14 +231,16 @@ def region_shares(regions: Sequence[Region], passage: Pass, cells: Size) -> Tens
     """
     if not regions:
         return None
-    height, width = passage.source
+    result = passage.target or passage.native
+    # An earlier round is smaller than the result that regions are measured in.
+    tall, wide = passage.source.height / result.height, passage.source.width / result.width
     weights = []
     for region in regions:
-        if region.left >= width or region.top >= height:
+        if region.left >= result.width or region.top >= result.height:
             corner = f"{region.left},{region.top}"
-            raise SettingsError(f"the region at {corner} lies outside the result, which has {passage.source} pixels")
-        down = _fading(region.top, region.height, cells.height)
-        across = _fading(region.left, region.width, cells.width)
+            raise SettingsError(f"the region at {corner} lies outside the result, which has {result} pixels")
+        down = _fading(region.top * tall, region.height * tall, cells.height)
+        across = _fading(region.left * wide, region.width * wide, cells.width)
         weights.append(down[:, None] * across)
     shares = torch.stack(weights)
     total = shares.sum(0)
@@ -246,7 +248,7 @@ def region_shares(regions: Sequence[Region], passage: Pass, cells: Size) -> Tens
     return torch.cat([(1 - total).clamp(min=0)[None], shares])[None]
 
 
-def _fading(start: int, length: int, cells: int) -> Tensor:
+def _fading(start: float, length: float, cells: int) -> Tensor:
     """A region's weight along one axis of cells: 1 within, a raised cosine beyond."""
     middles = (torch.arange(cells, dtype=torch.float32) + 0.5) * CELL
     outside = torch.maximum(start - middles, middles - (start + length)).clamp(min=0) / (SOFT * CELL)
