@@ -366,7 +366,7 @@ class Everything(nn.Module):
         self.norm, self.wide = nn.GroupNorm(3, 12), nn.Conv2d(12, 6, 3, padding=1)
         self.chain = nn.Sequential(nn.Conv2d(6, 6, 1), nn.LeakyReLU(0.2), nn.Conv2d(6, 6, 5, padding=2), nn.ReLU())
         self.last, self.own = nn.GroupNorm(2, 6), nn.Conv2d(18, 6, 3, padding=1, bias=False)
-        self.amount = 0.3
+        self.point, self.amount = nn.Conv2d(6, 6, 1), 0.3
 
     def forward(self, features, state):
         both = torch.cat([features, state], dim=1)
@@ -375,7 +375,8 @@ class Everything(nn.Module):
         sums = first * 0.5 + second.mul(2) + state
         third = functional.leaky_relu(self.own(torch.cat((sums, first, features), 1)), 0.1)
         normed = self.last(third) + first
-        return state + self.amount * (normed + torch.relu(self.last(sums))) + features * 2
+        bent = functional.silu(self.point(state) * 2 + features) * 0.5
+        return state + self.amount * (normed + torch.relu(self.last(sums))) + features * 2 + bent
 
 
 @pytest.mark.parametrize("tile", [None, 5])
