@@ -154,3 +154,20 @@ def test_existing_files_are_kept(run, model, tmp_path):
     assert run("a cat", "-m", model, "-o", "a.png", *SMALL, "--overwrite").code == 0
     with Image.open("a.png") as image:
         assert image.size == (24, 16)
+
+
+def test_settings_of_an_earlier_result_with_a_file_ask_for_it_again(run, model, capsys):
+    picture("dog.png", (24, 16))
+    held = ["-e", "controlnet", "-m", str(model), "--control", str(model.parent / "edges"), "--steps", "2"]
+    assert main(["upscale", "dog.png", "-o", "big.png", *held, "--control-image", "dog.png"]) == 0
+    again = ["upscale", "dog.png", "-o", "more.png", *held[2:], "--from", "big.png"]
+    capsys.readouterr()
+    assert main(again) == 2
+    assert "name it again with --control-image" in capsys.readouterr().err
+    assert main([*again, "--control-image", "dog.png"]) == 0
+    with Image.open("big.png") as one, Image.open("more.png") as other:
+        assert np.array_equal(one, other)
+    assert run("a cat", "-m", model, "-o", "cat.png", *SMALL).code == 0
+    capsys.readouterr()
+    assert main(["upscale", "dog.png", "-o", "x.png", "--from", "cat.png"]) == 2
+    assert "enlarger generate" in capsys.readouterr().err

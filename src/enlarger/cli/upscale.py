@@ -19,10 +19,10 @@ from enlarger.cli.options import add_settings, split, take
 from enlarger.cli.progress import Reporter
 from enlarger.cli.report import Reports
 from enlarger.cli.work import Work
-from enlarger.engines.catalog import find, listings
+from enlarger.engines.catalog import GENERATE, find, listings
 from enlarger.errors import PictureError, SettingsError
 from enlarger.picture.formats import check_quality, format_of, named
-from enlarger.settings import rules, setting
+from enlarger.settings import flag, rules, setting
 
 ENGINE = "pocket"
 """The engine when the user names none."""
@@ -162,6 +162,8 @@ def _recorded(
         raise PictureError(f"{picture} holds no settings of Enlarger; --from needs a result of it", "missing")
     earlier = {name: value for name, value in record["settings"].items() if value is not None and name not in OF_INPUT}
     made_by = str(record.get("engine"))
+    if made_by == GENERATE.name:
+        raise SettingsError(f"{picture} was made of words by enlarger generate: its settings enlarge nothing")
     if engine not in (None, made_by) and set(earlier) - set(rules(find(engine).facts.settings)):
         raise SettingsError(
             f"{picture} was made with {made_by}, whose settings are not {engine}'s: leave out -e or --from"
@@ -173,6 +175,10 @@ def _recorded(
     if "preset" in given:
         within = {name for values in find(engine or made_by).facts.settings.presets.values() for name in values}
         earlier = {name: value for name, value in earlier.items() if name not in within}
+    for name, rule in rules(find(engine or made_by).facts.settings).items():
+        if rule.kind == "file" and earlier.get(name) and name not in given:
+            files = earlier[name] if isinstance(earlier[name], list) else [earlier[name]]
+            raise SettingsError(f"{picture} was made with {', '.join(files)}: name it again with {flag(name)}")
     if "dtype" in record:
         earlier["dtype"] = str(record["dtype"])
     written = record.get("output")
