@@ -139,6 +139,15 @@ def test_every_case_of_another_folder_agrees(folder, script, capsys):
     assert code == 0
 
 
+def test_the_recorded_cases_without_adapters_agree(request, script, capsys):
+    """Those of text-to-image models."""
+    recorded = request.getfixturevalue("tiny")
+    cases = json.loads((recorded / "manifest.json").read_text())["cases"]
+    names = [case["name"] for case in cases if not case.get("setup") and not case["name"].startswith("x4")]
+    assert len(names) > 30
+    assert script.main([str(recorded), "--only", ",".join(names)]) == 0, capsys.readouterr().out
+
+
 def test_a_wrong_number_is_found(folder, script, capsys):
     path = folder / "expected" / "sdxl_img2img.npz"
     kept = path.read_bytes()
