@@ -231,6 +231,6 @@ def _allowed(use: _Use) -> str:
 
 
 def _default(use: _Use) -> str:
-    if use.default is None or use.default is False:
+    if use.default is None or use.default is False or use.default in ("", ()):
         return ""
     return f"default {use.default:,}" if isinstance(use.default, int) else f"default {use.default}"

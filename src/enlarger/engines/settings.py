@@ -340,7 +340,7 @@ class ControlledSettings(ImagineSettings):
     )  # fmt: skip
     control_map: tuple[str, ...] = setting(
         (), "What is made of it; default: pose for JSON, else the picture as it is.", kind="text", many=True,
-        choices=MAPS, group="Control",
+        choices=MAPS, metavar="MAP", group="Control",
     )  # fmt: skip
     control_scale: tuple[float, ...] = setting(
         (), "How much a ControlNet counts, 0 to 2; default 1.", kind="float", low=0, high=2, many=True, metavar="F",
@@ -356,14 +356,14 @@ class ControlledSettings(ImagineSettings):
     )  # fmt: skip
     control_type: tuple[str, ...] = setting(
         (), "What a union net is told that it sees; default: by the map.", kind="text", many=True,
-        choices=CONTROL_TYPES, group="Control",
+        choices=CONTROL_TYPES, metavar="TYPE", group="Control",
     )  # fmt: skip
     control_size: Size | None = setting(  # noqa: RUF009
         None, "Size of the picture that a JSON file's key points were found in, where it does not say.", kind="size",
         metavar="WxH", group="Control",
     )  # fmt: skip
     guess_mode: bool = setting(
-        False, "ControlNets act without the prompt's help: on its half alone, weaker in fine features.", group="Control"
+        False, "ControlNets act on the prompt's half of the guidance alone, weaker in fine features.", group="Control"
     )
     canny_low: float = setting(
         100.0, "Gradient that every point of a canny edge has at least.", low=0, high=2040, metavar="F", group="Control"
