@@ -260,7 +260,10 @@ def test_decoding_in_tiles_gives_the_same_picture_and_the_record_says_so(parts, 
     settings = {**FAST, "scale": 4, "tile": 4096}
     whole = enlarger.Upscaler(name, components=parts[name])(picture(40, 36), **settings)
     assert whole.remarks == ()
-    up = enlarger.Upscaler(name, components=parts[name], max_memory=BASE_MEMORY + 3_000_000)
+    roomy = enlarger.Upscaler(name, components=parts[name])
+    cells = enlarger.Size(*(side * 4 // roomy.facts.grid for side in (40, 36)))
+    needs = [roomy.engine.parts.autoencoder.plan_decode(cells, limit=limit).memory for limit in (None, 1)]
+    up = enlarger.Upscaler(name, components=parts[name], max_memory=BASE_MEMORY + sum(needs) // 2)
     up.plan = enlarger.Upscaler(name, components=parts[name]).plan  # the network's tiles stay; only decoding is short
     tiled = up(picture(40, 36), **settings)
     assert any("in tiles of" in remark for remark in tiled.remarks)
