@@ -149,3 +149,11 @@ def test_another_autoencoder_changes_the_picture_and_is_part_of_the_record(parts
     assert one.model == "x4"
     assert two.model == "x4 + better"
     assert len({one.digest, two.digest, ""}) == 3
+
+
+def test_an_autoencoder_that_says_another_scale_is_used_as_it_was_trained(parts):
+    wrong = {**parts, "vae": tiny.vae(3, 0.18215)}
+    settings = {"steps": 1, "guidance_scale": 1.0, "consistency": 0.0}
+    made = enlarger.Upscaler("x4", components=wrong)(picture(8, 8), **settings)
+    right = enlarger.Upscaler("x4", components={**parts, "vae": tiny.vae(3, 0.08333)})(picture(8, 8), **settings)
+    assert np.array_equal(made.pixels, right.pixels)

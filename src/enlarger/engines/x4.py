@@ -28,6 +28,10 @@ from enlarger.settings import Machine
 from enlarger.size import Size
 
 
+SCALING = 0.08333
+"""What a latent is multiplied by before diffusion."""
+
+
 @dataclass(frozen=True)
 class X4Conditioning(Conditioning):
     """What a prediction looks at.
@@ -66,6 +70,8 @@ class X4Upscaler(Engine):
             raise ModelError(
                 f"this autoencoder has a factor of {parts.autoencoder.factor}: engine x4 needs one of {X4.grid}"
             )
+        # Some copies of the model say another scale, or none; it was trained with this one, and diffusers sets it, too.
+        parts.autoencoder.scaling = SCALING
         self.parts = parts
         self.loaded = parts.loaded
         self.device, self.dtype = parts.device, parts.dtype
