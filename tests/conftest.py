@@ -19,3 +19,12 @@ def tiny() -> Path:
     if not folder.is_dir():
         pytest.skip("the tiny models are not beside the repository (../shared/fixtures/tiny)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def stablesr() -> Path:
+    """A tiny StableSR under the published names, with numbers of the original."""
+    folder = FIXTURES / "stablesr"
+    if not folder.is_dir():
+        pytest.skip("the recorded StableSR is not beside the repository (../shared/fixtures/stablesr)")
+    return folder

@@ -27,7 +27,6 @@ from enlarger.sampling.steps import Moment, Steps
 from enlarger.settings import Machine
 from enlarger.size import Size
 
-
 SCALING = 0.08333
 """What a latent is multiplied by before diffusion."""
 
