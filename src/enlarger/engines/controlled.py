@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +14,7 @@ from enlarger.canvas.geometry import Pass
 from enlarger.engines import control, diffusion
 from enlarger.engines.control import Acting, Control, Net
 from enlarger.engines.diffusion import Parts, Prompts
-from enlarger.engines.engine import Facts, Loaded, Prediction
+from enlarger.engines.engine import Facts, Loaded, Prediction, together
 from enlarger.engines.prompted import PromptedConditioning, PromptedEngine, Script
 from enlarger.engines.settings import ControlledSettings, ControlMachine
 from enlarger.sampling.steps import Moment
@@ -59,7 +57,7 @@ class ControlledEngine(PromptedEngine):
         self.nets = tuple(nets)
         self.depth = depth
         if nets:
-            self.loaded = _named(parts.loaded, self.nets)
+            self.loaded = together(parts.loaded, *(Loaded(net.name, net.digest) for net in self.nets))
 
     @classmethod
     def loaded_parts(
@@ -131,11 +129,3 @@ def _acting(conditioning: ControlledConditioning, moment: Moment) -> Acting | No
     if not pairs:
         return None
     return Acting(tuple(each for each, _ in pairs), tuple(hint for _, hint in pairs), conditioning.guess)
-
-
-def _named(loaded: Loaded, nets: Sequence[Net]) -> Loaded:
-    """A model's name and digest with those of its ControlNets: other nets give other pictures."""
-    names = " + ".join(filter(None, (loaded.model, *(net.name for net in nets))))
-    digests = [loaded.digest, *(net.digest for net in nets)]
-    together = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16] if any(digests) else ""
-    return dataclasses.replace(loaded, model=names, digest=together)
