@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from enlarger.cli import upscale
+from enlarger.cli.main import main
 from enlarger.cli.options import _add_flag, _Use, split
 from enlarger.cli.parser import Parser, parse
 from enlarger.engines.catalog import listings
@@ -160,3 +161,21 @@ def test_every_flag_with_a_letter_missing_is_refused_with_the_flag_meant(parser:
         with pytest.raises(SettingsError, match="did you mean --") as refused:
             parse(parser, ["a.png", slip, "1"])
         assert option in str(refused.value)
+
+
+@pytest.mark.parametrize("words", [["-e", "x4"], ["-ex4"], ["--engine=x4"], ["--engine", "x4"]])
+def test_help_with_an_engine_tells_what_that_one_may_be_told(words: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(["upscale", *words, "--help"]) == 0
+    said = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "--noise-level N" in said
+    assert "--fidelity" not in said
+    assert "only x4" not in said
+    assert "default 9.0" in said
+
+
+def test_help_without_an_engine_tells_what_the_default_one_may_be_told(capsys: pytest.CaptureFixture) -> None:
+    assert main(["upscale", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--fidelity F" in said
+    assert "--noise-level N" not in said
+    assert main(["upscale", "-e", "x5", "--help"]) == 2

@@ -79,6 +79,24 @@ def add_settings(parser: argparse.ArgumentParser, *records: type) -> dict[str, a
     return groups
 
 
+def narrow(parser: argparse.ArgumentParser, engine: str) -> None:
+    """Leave in the help what one engine takes, with its own ranges and defaults.
+
+    Raises:
+        SettingsError: No such engine.
+    """
+    facts = find(engine).facts
+    of_any = {name for other in _all_facts() for record in (other.settings, other.machine) for name in rules(record)}
+    own = {
+        name: _Use("", rule, defaults(record).get(name))
+        for record in (facts.settings, facts.machine)
+        for name, rule in rules(record).items()
+    }
+    for action in parser._actions:
+        if isinstance(action, _Keep) and action.dest in of_any:
+            action.help = _help([own[action.dest]]) if action.dest in own else argparse.SUPPRESS
+
+
 def add_records(
     parser: argparse.ArgumentParser, *records: type, but: Collection[str] = ()
 ) -> dict[str, argparse._ArgumentGroup]:

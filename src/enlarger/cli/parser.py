@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from enlarger.errors import SettingsError
@@ -35,7 +35,13 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises instead of exiting, so that all errors end in one place."""
+    """A parser that raises instead of exiting, so that all errors end in one place.
+
+    Attributes:
+        narrow: Leaves in the help what one engine takes, named by `--engine`; None for commands without it.
+    """
+
+    narrow: Callable[[str | None], None] | None = None
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", Formatter)
@@ -64,11 +70,25 @@ def parse(parser: Parser, arguments: list[str]) -> argparse.Namespace:
         return args
     options, inputs = _sorted_out(parser, arguments)
     if "-h" in options or "--help" in options:
+        if parser.narrow is not None:
+            parser.narrow(_value_of(("-e", "--engine"), options))
         return parser.parse_args(["--help"])
     args, extras = parser.parse_known_args([*options, "--", *inputs] if inputs else options)
     if extras:
         raise SettingsError(_too_many(next(word for word in extras if word != "--")))
     return args
+
+
+def _value_of(names: tuple[str, ...], options: list[str]) -> str | None:
+    """The last value given to an option, as one word with it or as the next one."""
+    found = None
+    for word, following in zip(options, [*options[1:], ""], strict=True):
+        for name in names:
+            if word == name:
+                found = following
+            elif word.startswith(name) and not (name.startswith("--") and word[len(name)] != "="):
+                found = word.removeprefix(name).removeprefix("=")
+    return found
 
 
 def _too_many(word: str) -> str:

@@ -15,7 +15,8 @@ from enlarger.batch.jobs import FORMATS, plan, suffix
 from enlarger.batch.order import Order
 from enlarger.checkpoints.find import kind_of
 from enlarger.cli.models import locate
-from enlarger.cli.options import add_settings, split, take
+from enlarger.cli.options import add_settings, narrow, split, take
+from enlarger.cli.parser import Parser
 from enlarger.cli.progress import Reporter
 from enlarger.cli.report import Reports
 from enlarger.cli.work import Work
@@ -66,7 +67,7 @@ class OutputOptions:
     )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options; those of the engines come from the catalog."""
     engines = listings()
     parser.usage = "enlarger upscale INPUT... [-o OUTPUT] [-e ENGINE] [options]"
@@ -78,12 +79,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ])  # fmt: skip
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="Pictures, folders of pictures, or '-'.")
     parser.add_argument("-o", "--output", metavar="OUTPUT", help="File, folder, or '-' [default beside the input].")
-    parser.add_argument("-e", "--engine", metavar="ENGINE", help=f"{', '.join(engines)} [default {ENGINE}].")
+    parser.add_argument(
+        "-e", "--engine", metavar="ENGINE",
+        help=f"{', '.join(engines)} [default {ENGINE}]. With --help: what that engine may be told.",
+    )  # fmt: skip
     parser.add_argument("-m", "--model", metavar="MODEL", help="Model file or folder [default what ships].")
     parser.add_argument(
         "--from", dest="recorded", metavar="PICTURE", help="Engine and settings of this earlier result; options win."
     )
     output = add_settings(parser, OutputOptions)["Output"]
+    parser.narrow = lambda engine: narrow(parser, engine or ENGINE)
     output.add_argument("--overwrite", action="store_true", help="Replace files that exist.")
     strip = output.add_mutually_exclusive_group()
     strip.add_argument("--no-metadata", action="store_true", help="Leave out all metadata and the recipe.")
