@@ -1,0 +1,90 @@
+"""The script of StableSR's numbers: all agree, the production loop made them, and a wrong one is found."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import enlarger
+from enlarger.sampling import loop
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def script():
+    name = "stablesr_conformance_script"
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("stablesr.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    before = list(sys.path)
+    spec.loader.exec_module(module)
+    sys.path[:] = before
+    yield module
+    del sys.modules[name]
+
+
+def test_every_recorded_array_agrees(stablesr, script, capsys):
+    code = script.main([str(stablesr)])
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == "249 of 249 cases agree", said
+    assert code == 0
+
+
+@pytest.mark.parametrize("group", ["sample", "canvas", "split", "ddim", "face", "pipeline"])
+def test_what_is_sampled_comes_out_of_the_production_loop(stablesr, script, monkeypatch, group):
+    """Without the loop none of these arrays is made; with it a call of `Upscaler` makes the pipeline's."""
+    calls: list[str] = []
+    denoise, called = loop.denoise, enlarger.Upscaler.__call__
+
+    def listened(*arguments, **options):
+        calls.append("denoise")
+        return denoise(*arguments, **options)
+
+    def listened_upscaler(*arguments, **options):
+        calls.append("Upscaler")
+        return called(*arguments, **options)
+
+    def broken(*_, **__):
+        raise RuntimeError("no loop")
+
+    for place in places_of(denoise):
+        monkeypatch.setattr(place, "denoise", listened)
+    monkeypatch.setattr(enlarger.Upscaler, "__call__", listened_upscaler)
+    folder = script.Folder(stablesr)
+    folder.cases = [case for case in folder.cases if case.startswith(f"{group}/")]
+    groups = [each for each in script.GROUPS if each.__name__ == group]
+    assert script.check(folder, groups, say=lambda line: None) == (len(folder.cases), len(folder.cases))
+    assert "denoise" in calls
+    assert ("Upscaler" in calls) == (group == "pipeline")
+    for place in places_of(listened):
+        monkeypatch.setattr(place, "denoise", broken)
+    said: list[str] = []
+    agreed, wanted = script.check(folder, groups, say=said.append)
+    assert agreed < wanted
+    assert any("no loop" in line for line in said)
+
+
+def places_of(function):
+    """The modules of the package in which a function is known as `denoise`."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if name.startswith("enlarger.") and getattr(module, "denoise", None) is function
+    ]
+
+
+def test_a_wrong_number_is_found(stablesr, script, tmp_path, capsys):
+    for file in stablesr.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    recorded = dict(np.load(stablesr / "text.npz"))
+    name = next(name for name in sorted(recorded) if recorded[name].dtype.kind == "f")
+    recorded[name].flat[0] += 0.1
+    (tmp_path / "text.npz").unlink()
+    np.savez(tmp_path / "text.npz", **recorded)
+    assert script.main([str(tmp_path), "--only", "text"]) == 1
+    assert f"DIFFERS text/{name}" in capsys.readouterr().out
