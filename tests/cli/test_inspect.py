@@ -73,3 +73,17 @@ def test_what_is_not_there_is_one_line(call: Call, name: str, monkeypatch: pytes
     done = call("inspect", name)
     assert done.code == 4
     assert f"there is no model {name}" in done.error
+
+
+def test_a_stablesr_file_tells_its_licence_and_what_its_makers_say(call: Call, stablesr: Path) -> None:
+    done = call("inspect", stablesr / "model.safetensors")
+    assert done.code == 0
+    for words in (
+        "a whole StableSR model (stablesr)", "S-Lab 1.0 (non-commercial)", "its makers say", "slower than a GAN",
+        "not wholly faithful", "complex real scenes", "engines          stablesr",
+    ):  # fmt: skip
+        assert words in done.out
+    (record,) = call("inspect", "--json", stablesr / "model.safetensors").records
+    assert len(record["limits"]) == 3
+    (record,) = call("inspect", "--json", stablesr / "cfw.safetensors").records
+    assert (record["family"], record["limits"]) == ("cfw", [])

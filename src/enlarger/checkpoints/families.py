@@ -11,6 +11,14 @@ from enlarger.checkpoints.tensors import Tensors
 
 OPENRAIL = "CreativeML OpenRAIL-M"
 OPENRAIL_PLUS = "CreativeML Open RAIL++-M"
+S_LAB = "S-Lab 1.0 (non-commercial)"
+
+STABLESR_LIMITS = (
+    "many steps, so much slower than a GAN, the more above 512 or 768 pixels",
+    "not wholly faithful: it generates, and may change what was there",
+    "details of complex real scenes may be wrong",
+)
+"""What the card of StableSR's weights says that they do not do well (huggingface.co/Iceclear/StableSR)."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +30,14 @@ class Family:
         config: The shipped folder with its published configuration; "" if there is none.
         licence: Of the published weights of this kind; "" where they differ. A fine-tune may add to it.
         pad: What the tokenizer fills up with: the end token, or "!" (which is token 0).
+        limits: What its makers say that it does not do well, one line each.
     """
 
     words: str
     config: str = ""
     licence: str = ""
     pad: str = "<|endoftext|>"
+    limits: tuple[str, ...] = ()
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -52,10 +62,10 @@ FAMILIES: Mapping[str, Family] = {
     "vae-x4": Family("an autoencoder (VAE) of factor 4, as x4 has", "x4"),
     "vae-other": Family("an autoencoder of a kind that no engine here has"),
     "text-encoder": Family("a text encoder alone"),
-    "stablesr": Family("a whole StableSR model", "sd2", "S-Lab 1.0 (non-commercial)", "!"),
-    "stablesr-module": Family("a trimmed StableSR module", "sd2", "S-Lab 1.0 (non-commercial)", "!"),
-    "cfw": Family("StableSR's CFW autoencoder", "sd2", "S-Lab 1.0 (non-commercial)"),
-    "cfw-fusion": Family("the fusion layers of StableSR's CFW autoencoder", "", "S-Lab 1.0 (non-commercial)"),
+    "stablesr": Family("a whole StableSR model", "sd2", S_LAB, "!", STABLESR_LIMITS),
+    "stablesr-module": Family("a trimmed StableSR module", "sd2", S_LAB, "!", STABLESR_LIMITS),
+    "cfw": Family("StableSR's CFW autoencoder", "sd2", S_LAB),
+    "cfw-fusion": Family("the fusion layers of StableSR's CFW autoencoder", "", S_LAB),
     "lora-sd15": Family("a LoRA for Stable Diffusion 1.x"),
     "lora-sd2": Family("a LoRA for Stable Diffusion 2.x"),
     "lora-sdxl": Family("a LoRA for Stable Diffusion XL"),

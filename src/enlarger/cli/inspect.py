@@ -60,6 +60,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in checkpoint.files),
         "digest": checkpoint.digest,
         "licence": checkpoint.licence,
+        "limits": list(FAMILIES[checkpoint.family].limits),
         "parts": parts,
         "all": _inventory(everything),
         "prediction": None if scheduler is None else scheduler.get("prediction_type", "epsilon"),
@@ -91,6 +92,9 @@ def tell(report: Mapping[str, Any]) -> list[str]:
         f"  {'layout':<16} {layout}, {how}, {report['bytes'] / 1e6:,.1f} MB",
         f"  {'licence':<16} {report['licence'] or 'not known: see where it is from'}",
         f"  {'digest':<16} {report['digest']}",
+    ]
+    lines += [
+        f"  {'its makers say' if not number else '':<16} {limit}" for number, limit in enumerate(report["limits"])
     ]
     if report["prediction"]:
         lines.append(f"  {'predicts':<16} {report['prediction']}")
