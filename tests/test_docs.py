@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from enlarger.cli.main import main
@@ -47,9 +49,26 @@ def models(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def restorer(stablesr, tmp_path_factory):
+    """A folder with a tiny StableSR under the published names."""
+    from enlarger.checkpoints.tensors import open_tensors
+
+    folder = tmp_path_factory.mktemp("restorer")
+    for name, source in (("stablesr_turbo", "model"), ("vqgan_cfw_00011", "cfw")):
+        tensors = open_tensors(stablesr / f"{source}.safetensors").items()
+        torch.save(
+            {"state_dict": {key: tensor.load(torch.float32) for key, tensor in tensors}}, folder / f"{name}.ckpt"
+        )
+    shutil.copy(stablesr / "config.json", folder)
+    return folder
+
+
 @pytest.mark.parametrize("block", PYTHON)
 def test_python_examples_run(block, photograph, request):
-    if "models/" in block:
+    if '"stablesr"' in block:
+        (photograph / "models").symlink_to(request.getfixturevalue("restorer"))
+    elif "models/" in block:
         (photograph / "models").symlink_to(request.getfixturevalue("models"))
     exec(compile(block, "example", "exec"), {})
 
@@ -117,3 +136,18 @@ def test_commands_with_prompts_are_accepted(command, photograph, models):
     else:
         words += ["--dry-run"]
     assert main(words) == 0
+
+
+RESTORING = re.findall(r"^enlarger .*", (ROOT / "docs" / "stablesr.md").read_text(), re.M)
+
+
+# Tiny ones know no words.
+@pytest.mark.parametrize("command", [command for command in RESTORING if " -p " not in command])
+def test_commands_that_restore_are_accepted(command, photograph, restorer):
+    """Each runs as a rehearsal, with a tiny StableSR under the names of the page."""
+    for name in set(re.findall(r"\S+\.ckpt", command)):
+        (photograph / name).symlink_to(restorer / ("vqgan_cfw_00011.ckpt" if "cfw" in name else "stablesr_turbo.ckpt"))
+    (photograph / "config.json").symlink_to(restorer / "config.json")
+    for name in ("old.jpg", "scan.png"):
+        Image.new("RGB", (300, 200), "grey").save(photograph / name)
+    assert main([*shlex.split(command)[1:], "--dry-run", "--quiet"]) == 0
