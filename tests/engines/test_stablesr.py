@@ -339,15 +339,28 @@ def test_a_truncated_file_is_damaged(call, files, tmp_path_factory):
     assert "model" in refused(call, 4, "-m", folder / "model.safetensors")
 
 
-def test_a_trimmed_module_gets_everything_else_of_a_base(call, files, stablesr, tmp_path_factory):
-    """And says so without one; a base of another kind is told."""
+def test_a_trimmed_module_over_a_base_is_the_whole_model(call, files, upscaler, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trimmed")
-    tensors = load_file(files / "model.safetensors")
-    own = {key: value for key, value in tensors.items() if key.startswith("structcond") or ".spade." in key}
-    save_file(own, folder / "module.safetensors")
+    whole = load_file(files / "model.safetensors")
+    own = {key for key in whole if key.startswith("structcond") or ".spade." in key}
+    save_file({key: whole[key] for key in own}, folder / "module.safetensors")
+    save_file({key: value for key, value in whole.items() if key not in own}, folder / "base.safetensors")
     shutil.copy(files / "config.json", folder)
+    up = enlarger.Upscaler(
+        "stablesr", str(folder / "module.safetensors"), base=str(folder / "base.safetensors"),
+        cfw=str(files / "cfw.safetensors"), device="cpu",
+    )  # fmt: skip
+    assert furthest(up(picture(6, 8), **FAST), upscaler(picture(6, 8), **FAST)) < 1e-5
+    for one in ("unet", "encoder", "text"):
+        wanted = getattr(upscaler.engine, one).state_dict()
+        assert all(torch.equal(each, wanted[key]) for key, each in getattr(up.engine, one).state_dict().items())
     assert "--base" in refused(call, 4, "-m", folder / "module.safetensors")
     assert "--base takes" in refused(call, 4, "-m", folder / "module.safetensors", "--base", files / "cfw.safetensors")
+    told = refused(call, 4, "-m", files / "model.safetensors", "--base", folder / "base.safetensors")
+    assert "needs no --base" in told
+    sd15 = published.write_folder(folder / "sd15", published.parts("sd15"))
+    told = refused(call, 4, "-m", folder / "module.safetensors", "--base", sd15)
+    assert "Stable Diffusion 1.x" in told
 
 
 def test_no_part_is_taken_from_memory():
