@@ -144,8 +144,16 @@ def test_fusion_counts_as_much_as_is_asked_for():
     added = Weighted(layer, 1.0)(encoded, decoded) - decoded
     assert float(added.abs().max()) > 1e-3
     torch.testing.assert_close(Weighted(layer, 0.25)(encoded, decoded), decoded + 0.25 * added, atol=1e-5, rtol=1e-4)
-    swapped = layer(decoded, encoded)  # the encoder's features stand first
-    assert not torch.allclose(swapped, layer(encoded, decoded), atol=1e-3)
+
+
+def test_the_encoders_features_stand_first():
+    layer = Fusion(32, FusionShape(1, 8)).eval()
+    first = layer.encode_enc_1
+    first.conv1.weight.zero_()
+    first.conv_out.weight[:, 32:].zero_()  # only the first half of what stands side by side still counts
+    encoded, decoded, other = torch.randn(3, 1, 32, 5, 5).unbind(0)
+    assert torch.equal(layer(encoded, decoded), layer(encoded, other))
+    assert not torch.allclose(layer(encoded, decoded), layer(other, decoded), atol=1e-3)
 
 
 def test_all_but_the_first_and_last_level_are_fused():
