@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from enlarger.canvas.autoencoder import Autoencoder, Plan
 from enlarger.checkpoints.text import Text, TextEncoders
 from enlarger.engines.device import pick_device, pick_dtype
-from enlarger.engines.engine import Decoded, Loaded, Prediction, together
+from enlarger.engines.engine import Conditioning, Decoded, Engine, Loaded, Prediction, together
 from enlarger.engines.settings import ModelMachine, PromptedSettings
 from enlarger.errors import ModelError
 from enlarger.sampling.memory import BASE_MEMORY, RESERVE, free_memory
@@ -342,3 +342,27 @@ Control = Callable[[Mapping[str, Any], int], Mapping[str, Any]]
 def _each(tensor: Tensor, count: int) -> Tensor:
     """(1, ...) as (count, ...)."""
     return tensor.expand(count, *tensor.shape[1:])
+
+
+class DiffusionEngine(Engine):
+    """An engine on the parts of a Stable Diffusion model: what it decodes is always the same."""
+
+    parts: Parts
+
+    def state_channels(self) -> int:
+        """See `Engine.state_channels`."""
+        return self.parts.latent_channels
+
+    def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
+        """See `Engine.decode`."""
+        return decode(self.parts, latent).pixels
+
+    def decode_canvas(
+        self, latent: Tensor, conditioning: Conditioning, progress: Callable[[float], None] | None = None
+    ) -> Decoded:
+        """See `Engine.decode_canvas`: exact, and in tiles where the whole does not fit."""
+        return decode(self.parts, latent, progress)
+
+    def decode_memory(self, output: Size) -> int:
+        """See `Engine.decode_memory`."""
+        return decode_memory(self.parts, output)

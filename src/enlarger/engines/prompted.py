@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ from enlarger.canvas.blend import Plane
 from enlarger.canvas.geometry import Pass
 from enlarger.canvas.noise import NoiseSource
 from enlarger.engines import diffusion
-from enlarger.engines.diffusion import Parts, Prompts
-from enlarger.engines.engine import Conditioning, Decoded, Engine, Facts, Prediction
+from enlarger.engines.diffusion import DiffusionEngine, Parts, Prompts
+from enlarger.engines.engine import Conditioning, Facts, Prediction
 from enlarger.engines.settings import ImagineSettings, ModelMachine, Region, read_region
 from enlarger.errors import ModelError, SettingsError
 from enlarger.sampling.steps import Moment
@@ -73,7 +73,7 @@ class PromptedConditioning(Conditioning):
     guidance: float | None = None
 
 
-class PromptedEngine(Engine):
+class PromptedEngine(DiffusionEngine):
     """See `engines.engine.Engine`; subclasses say where the process starts."""
 
     def __init__(self, facts: Facts, parts: Parts) -> None:
@@ -112,10 +112,6 @@ class PromptedEngine(Engine):
         guided = settings.guided and not self.guidance_width
         encoded = diffusion.encode(self.parts, texts, settings.negative_prompt if guided else None, guided, settings)
         return Script(encoded[0], tuple(zip(regions, encoded[1:], strict=True)))
-
-    def state_channels(self) -> int:
-        """See `Engine.state_channels`."""
-        return self.parts.latent_channels
 
     def shared(
         self,
@@ -196,20 +192,6 @@ class PromptedEngine(Engine):
             embedding = guidance_embedding(conditioning.guidance, self.guidance_width)
             extras["timestep_cond"] = embedding.to(seen).expand(seen.shape[0], -1)
         return extras
-
-    def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
-        """See `Engine.decode`."""
-        return diffusion.decode(self.parts, latent).pixels
-
-    def decode_canvas(
-        self, latent: Tensor, conditioning: Conditioning, progress: Callable[[float], None] | None = None
-    ) -> Decoded:
-        """See `Engine.decode_canvas`: exact, and in tiles where the whole does not fit."""
-        return diffusion.decode(self.parts, latent, progress)
-
-    def decode_memory(self, output: Size) -> int:
-        """See `Engine.decode_memory`."""
-        return diffusion.decode_memory(self.parts, output)
 
 
 def region_shares(regions: Sequence[Region], passage: Pass, cells: Size) -> Tensor | None:

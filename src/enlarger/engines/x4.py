@@ -6,7 +6,7 @@ diffusers' StableDiffusionUpscalePipeline draws in this order, so equal seeds gi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,14 +18,13 @@ from enlarger.canvas.geometry import Pass
 from enlarger.canvas.noise import NoiseSource
 from enlarger.engines import diffusion
 from enlarger.engines.catalog import X4
-from enlarger.engines.diffusion import Parts, Prompts
-from enlarger.engines.engine import Conditioning, Decoded, Engine, Prediction
+from enlarger.engines.diffusion import DiffusionEngine, Parts, Prompts
+from enlarger.engines.engine import Conditioning, Engine, Prediction
 from enlarger.engines.settings import ModelMachine, X4Settings
 from enlarger.errors import ModelError
 from enlarger.sampling.scheduler import add_noise
 from enlarger.sampling.steps import Moment, Steps
 from enlarger.settings import Machine
-from enlarger.size import Size
 
 SCALING = 0.08333
 """What a latent is multiplied by before diffusion."""
@@ -46,7 +45,7 @@ class X4Conditioning(Conditioning):
     prompts: Prompts
 
 
-class X4Upscaler(Engine):
+class X4Upscaler(DiffusionEngine):
     """See `engines.engine.Engine`."""
 
     facts = X4
@@ -94,10 +93,6 @@ class X4Upscaler(Engine):
         """See `Engine.later`: what the first pass invented is not invented anew."""
         return replace(settings, noise_level=0)
 
-    def state_channels(self) -> int:
-        """See `Engine.state_channels`."""
-        return self.parts.latent_channels
-
     def condition(
         self, source: Tensor, passage: Pass, prepared: Prompts, settings: X4Settings, noise: NoiseSource
     ) -> X4Conditioning:
@@ -118,17 +113,3 @@ class X4Upscaler(Engine):
         seen = torch.cat([noisy, conditioning.low_res.tensor], 1).to(self.dtype)
         labels = torch.full((seen.shape[0],), conditioning.noise_level, device=self.device)
         return diffusion.guided(self.parts.unet, seen, moment, conditioning.prompts, class_labels=labels)
-
-    def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
-        """See `Engine.decode`."""
-        return diffusion.decode(self.parts, latent).pixels
-
-    def decode_canvas(
-        self, latent: Tensor, conditioning: Conditioning, progress: Callable[[float], None] | None = None
-    ) -> Decoded:
-        """See `Engine.decode_canvas`: exact, and in tiles where the whole does not fit."""
-        return diffusion.decode(self.parts, latent, progress)
-
-    def decode_memory(self, output: Size) -> int:
-        """See `Engine.decode_memory`."""
-        return diffusion.decode_memory(self.parts, output)
