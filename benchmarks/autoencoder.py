@@ -1,11 +1,12 @@
 """The tiled autoencoder at full size, with random weights, beside diffusers' own tiling.
 
     python benchmarks/autoencoder.py [--size 4096] [--compare 2048] [--error 1024] [--limit 4.5] [--threads 1]
+    python benchmarks/autoencoder.py --attention 512    # what averaged keys change, and nothing else
 
-Every decode runs in a process of its own. Printed are its seconds, and those of them that it had a processor (other
-work on the machine does not count there), its peak resident memory (all of the process, weights included), the bytes
-of its temporary files and how attention was computed; for errors the largest and the mean distance to diffusers'
-untiled decode, as a share of that picture's range.
+Every decode but the second command's runs in a process of its own. Printed are its seconds, and those of them that it
+had a processor (other work on the machine does not count there), its peak resident memory (all of the process, weights
+included), the bytes of its temporary files and how attention was computed; for errors the largest and the mean distance
+to diffusers' untiled decode, as a share of that picture's range.
 """
 
 from __future__ import annotations
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--compare", type=int, default=2048, help="side for time and memory beside diffusers' tiling")
     parser.add_argument("--error", type=int, default=1024, help="side for errors against the untiled decode")
     parser.add_argument("--limit", type=lambda text: None if text == "none" else float(text), default=4.5, help="GB")
+    parser.add_argument("--attention", type=int, help="side at which averaged attention is compared with exact one")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--factors", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--method", help=argparse.SUPPRESS)
@@ -147,6 +149,9 @@ def main() -> None:
         child(args)
         return
     for factor in args.factors:
+        if args.attention:
+            averaged(args, factor)
+            continue
         if args.error:
             errors(args, factor)
         if args.compare:
@@ -174,6 +179,52 @@ def errors(args: argparse.Namespace, factor: int) -> None:
                 f"mean {float(distance.mean()):.1e}",
                 flush=True,
             )
+
+
+@torch.inference_mode()
+def averaged(args: argparse.Namespace, factor: int) -> None:
+    """Decodes whose attention looks at averages of cells, against exact ones.
+
+    Random weights attend to everything alike, and there nothing is lost. So that attention chooses, as trained one may,
+    its queries are multiplied; how many cells a query looks at is the exponential of its mean entropy.
+    """
+    from enlarger.canvas.autoencoder import Autoencoder
+
+    torch.set_num_threads(args.threads)
+    cells = latent(args.attention // factor)
+    count = cells.shape[2] * cells.shape[3]
+    for gain in (1, 8, 64):
+        vae = autoencoder(factor)
+        attention = vae.decoder.mid_block.attentions[0]
+        attention.to_q.weight *= gain
+        attention.to_q.bias *= gain
+        looked = _looked_at(vae, attention, cells)
+        ours = Autoencoder(vae)
+        exact = ours.decode(cells, tokens=count).pixels
+        for share in (4, 16, 64):
+            decoded = ours.decode(cells, tokens=count // share)
+            distance = (decoded.pixels - exact).abs() / (exact.max() - exact.min())
+            print(
+                f"f={factor} {args.attention}x{args.attention}, queries times {gain} ({looked:.0f} of {count} cells "
+                f"looked at), {decoded.plan.attention}: largest error {float(distance.max()):.1e} of the range, "
+                f"mean {float(distance.mean()):.1e}",
+                flush=True,
+            )
+
+
+def _looked_at(vae: Any, attention: Any, cells: torch.Tensor) -> float:
+    """Cells that a query of the mid attention looks at, on average."""
+    seen: list[torch.Tensor] = []
+    handle = attention.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        vae.decoder.mid_block(vae.decoder.conv_in(vae.post_quant_conv(cells)))
+    finally:
+        handle.remove()
+    tokens = attention.group_norm(seen[0].flatten(2)).transpose(1, 2)[0]
+    scores = attention.to_q(tokens) @ attention.to_k(tokens).T / tokens.shape[1] ** 0.5
+    shares = scores.softmax(1)
+    entropy = -(shares * scores.log_softmax(1)).sum(1)
+    return float(entropy.mean().exp())
 
 
 if __name__ == "__main__":

@@ -93,23 +93,21 @@ def runner(row: str, components: dict[str, Any], size: int) -> Callable[[int], N
 
 
 def speed(size: int, rounds: int) -> None:
-    """Seconds of a step, the quickest of all rounds; rows take turns."""
+    """Seconds of a step, from the quickest long and the quickest short run of all rounds; rows take turns."""
     components = parts()
     runs = {row: runner(row, components, size) for row in ROWS}
-    best = dict.fromkeys(ROWS, float("inf"))
+    best = {row: {SHORT: float("inf"), LONG: float("inf")} for row in ROWS}
     for run in runs.values():
         run(SHORT)  # the first run of each touches its memory for the first time
     for _ in range(rounds):
         for row, run in runs.items():
-            seconds = []
-            for steps in (SHORT, LONG):
+            for steps, quickest in best[row].items():
                 started = time.monotonic()
                 run(steps)
-                seconds.append(time.monotonic() - started)
-            best[row] = min(best[row], (seconds[1] - seconds[0]) / (LONG - SHORT))
-    print(f"{size}x{size} pixels, {torch.get_num_threads()} threads, seconds a step with guidance:")
-    for row, seconds_a_step in best.items():
-        print(f"  {row:<28} {seconds_a_step:6.2f}")
+                best[row][steps] = min(quickest, time.monotonic() - started)
+    print(f"{size}x{size} pixels, {torch.get_num_threads()} threads, seconds a step with guidance, of {rounds} rounds:")
+    for row, seconds in best.items():
+        print(f"  {row:<28} {(seconds[LONG] - seconds[SHORT]) / (LONG - SHORT):6.2f}")
 
 
 def memory(size: int) -> None:

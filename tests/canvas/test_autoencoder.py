@@ -15,7 +15,7 @@ from enlarger.canvas.autoencoder import Autoencoder, run
 from enlarger.canvas.autoencoder.insertion import operations_of
 from enlarger.canvas.autoencoder.maps import FileMap, MemoryMap, Statistics, affine
 from enlarger.canvas.autoencoder.operations import Norm, Program, Reader, Shape
-from enlarger.canvas.autoencoder.plan import SLACK, Plan, pooling
+from enlarger.canvas.autoencoder.plan import KEYS, SLACK, TOKENS, Plan, pooling
 from enlarger.canvas.tiles import Tile, spans
 from enlarger.errors import ResourceError
 from enlarger.evaluation.artefacts import seam_score
@@ -318,8 +318,8 @@ def test_attention_over_many_cells_is_exact_up_to_a_number_and_said_to_be_averag
     averaged = mine.decode(latent(), tokens=500)
     assert exact.plan.attention == "exact"
     assert averaged.plan.attention == "keys averaged over 2x2 cells"
-    assert mine.plan_decode(Size(128, 128)).attention == "exact"
-    assert mine.plan_decode(Size(128, 129)).attention == "keys averaged over 2x1 cells"
+    assert mine.plan_decode(Size(256, 256)).attention == "exact"
+    assert mine.plan_decode(Size(256, 257)).attention == "keys averaged over 3x2 cells"
     assert 1e-6 < error(averaged.pixels, exact.pixels) < 0.05
 
 
@@ -353,6 +353,15 @@ def carried_out(program, maps, tile=None, pool=(1, 1)):
     plan = Plan(tile, 0, pool=pool, work=sum(run.multiplications(program, program.shapes(shapes), pool).values()))
     result = run.Run(program, plan, maps, device=torch.device("cpu"), dtype=torch.float32, folder=None)()
     return everything(result[program.result])
+
+
+def test_attention_is_exact_to_65536_cells_and_above_it_sees_16384_averages_at_most():
+    assert pooling(Size(256, 256), TOKENS) == (1, 1)
+    for size in (Size(257, 256), Size(512, 512), Size(1000, 70), Size(1024, 1024)):
+        pool = pooling(size, TOKENS)
+        keys = -(-size.height // pool[0]) * -(-size.width // pool[1])
+        assert KEYS / 2 < keys <= KEYS
+    assert pooling(Size(512, 512), TOKENS) == (4, 4)
 
 
 # Insertions

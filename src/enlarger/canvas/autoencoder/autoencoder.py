@@ -115,7 +115,7 @@ class Autoencoder:
                 `Encoded.features` or a tensor, of the size of that level's map.
             folder: Where temporary files go; None is TMPDIR, else /var/tmp.
             progress: Told the share of the work that is done, 0..1, after every tile; what it raises ends the work.
-            tokens: Cells that attention may look at; more are averaged.
+            tokens: Cells up to which attention looks at each; of more it sees averages, see `Plan.attention`.
 
         Raises:
             ResourceError: Not even the smallest tile fits into `limit`, or the disk is too small.

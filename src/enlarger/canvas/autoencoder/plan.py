@@ -13,8 +13,12 @@ from enlarger.size import Size
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-TOKENS = 16_384
-"""Cells that attention looks at exactly, 128 x 128; a larger map is averaged down to as many."""
+TOKENS = 65_536
+"""Cells that attention looks at exactly, 256 x 256: 2048 x 2048 pixels at 8 a cell, where that is a fifth of the
+convolutions' work. Four times as many cells are sixteen times as much, and as much as everything else."""
+
+KEYS = 16_384
+"""Averages that the cells of a larger map look at."""
 
 TILES = (128, 96, 64, 48, 40, 32, 24, 16, 12, 8)
 """Sides that are tried, in cells of the latent, largest first."""
@@ -55,9 +59,10 @@ class Plan:
 
 
 def pooling(size: Size, tokens: int) -> tuple[int, int]:
-    """The least averaging, rows x columns, that leaves at most `tokens` cells of a map."""
+    """None, (1, 1), up to `tokens` cells; else the least averaging, rows x columns, that leaves at most `KEYS`."""
     rows = columns = 1
-    while -(-size.height // rows) * -(-size.width // columns) > tokens:
+    most = tokens if size.area <= tokens else min(tokens, KEYS)
+    while -(-size.height // rows) * -(-size.width // columns) > most:
         if rows <= columns:
             rows += 1
         else:
@@ -135,7 +140,7 @@ def plan(
         limit: Bytes that it may take beside the weights; None is without limit.
         tile: Side of a tile in cells of the latent; None takes the whole picture if that fits and else the largest
             tile that leaves most of the limit to the maps between operations.
-        tokens: Cells that attention may look at.
+        tokens: Cells up to which attention is exact.
 
     Returns:
         The plan. Where not even the smallest tile fits into `limit`, `memory` is above it.
