@@ -114,12 +114,13 @@ def test_one_failing_engine_leaves_the_others(photo, tmp_path, capsys):
         (["--engines", BOTH], 2, "-o sheet.png"),
         (["--engines", BOTH, "-o", "sheet.pdf"], 5, "a sheet ends in"),
         (["--engines", BOTH, "-o", "sheet.png", "--device", "cpu"], 2, "--device changes nothing for interpolate"),
-        (["--engines", "gan", "-o", "sheet.png"], 2, "gan@FILE"),
+        (["--engines", "gan", "-o", "sheet.png"], 4, "gan@FILE"),
         (["--engines", BOTH, "-o", "absent/sheet.png"], 5, "does not exist"),
         (["--engines", "pockett", "-o", "sheet.png"], 2, "did you mean pocket"),
         (["--engines", BOTH, "-o", "sheet.png", "--scale", "17"], 2, "1 to 16"),
         (["--engines", BOTH, "-o", "sheet.png", "--zoom", "0"], 2, "--zoom '0'"),
-        (["-o", "sheet.png"], 2, "nothing to evaluate"),
+        (["-o", "sheet.png"], 2, "compare needs --engines A,B"),
+        (["--engines", " , ", "-o", "sheet.png"], 2, "such as --engines interpolate,pocket"),
     ],
 )
 def test_wrong_options_are_refused_before_any_work(photo, tmp_path, capsys, monkeypatch, words, code, message):

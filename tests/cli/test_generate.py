@@ -119,7 +119,7 @@ def test_standard_output_takes_a_picture(run, model, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["a cat", "-o", "a.png"], 2, "name a Stable Diffusion file or folder with -m"),
+        (["a cat", "-o", "a.png"], 4, "name a Stable Diffusion file or folder with -m"),
         (["a cat", "-m", "nowhere.safetensors", "-o", "a.png"], 4, "nowhere"),
         (["a cat", "-m", "MODEL"], 2, "name a file with -o"),
         (["a cat", "-m", "MODEL", "-o", "a.xyz"], 2, "xyz"),
@@ -131,8 +131,8 @@ def test_standard_output_takes_a_picture(run, model, monkeypatch):
         (["a cat", "-m", "MODEL", "-o", "a.png", "--upscale"], 2, "needs an engine"),
         (["a cat", "-m", "MODEL", "-o", "a.png", "--upscale=x4"], 2, "two words"),
         (["a cat", "-m", "MODEL", "-o", "a.png", "--upscale", "img2im"], 2, "did you mean img2img"),
-        (["a cat", "-m", "MODEL", "-o", "a.png", "--upscale", "x4"], 2, "-m after --upscale x4"),
-        (["a cat", "-m", "MODEL", "-o", "a.png", "--upscale", "controlnet"], 2, "--control, before"),
+        (["a cat", "-m", "MODEL", "-o", "a.png", "--upscale", "x4"], 4, "-m after --upscale x4"),
+        (["a cat", "-m", "MODEL", "-o", "a.png", "--upscale", "controlnet"], 4, "--control, before"),
         (["a cat", "-m", "MODEL", "-o", "a.png", "--upscale", "img2img", "--dtype", "float16"], 2, "before --upscale"),
         (["a cat", "-m", "MODEL", "-o", "a.png", "--upscale", "pocket", "--strength", "1"], 2, "--strength"),
         (["a cat", "-m", "MODEL", "-o", "a.png", "--control-scale", "1"], 2, "name it with --control"),

@@ -255,8 +255,8 @@ def test_the_command_exits_seven_when_some_pictures_failed(data, capsys):
     ("options", "code", "message"),
     [
         (["--engines", "interpolate", "--metrics", "pnsr-y"], 2, "did you mean psnr-y"),
-        (["--metrics", "psnr-y"], 2, "nothing to evaluate"),
-        (["--engines", "gan", "--metrics", "psnr-y"], 2, "gan@FILE"),
+        (["--metrics", "psnr-y"], 2, "nothing to measure: give --engines"),
+        (["--engines", "gan", "--metrics", "psnr-y"], 4, "gan@FILE"),
         (["--engines", "gan@absent.pth", "--metrics", "psnr-y"], 4, "no model absent.pth"),
         (["--engines", "interpolate", "--device", "cpu"], 2, "--device changes nothing for interpolate"),
         (["--engines", "interpolate,pocket", "--device", "tpu"], 2, "not one of auto, cpu"),

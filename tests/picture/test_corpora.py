@@ -46,7 +46,10 @@ def test_good_pictures_are_read(row: dict[str, str]) -> None:
     assert time.perf_counter() - started < 2
     assert (picture.width, picture.height) == (int(row["width"]), int(row["height"]))
     assert mode_of(picture) == row["mode"]
-    assert bool(picture.warnings) == (row["warn"] == "1"), picture.warnings
+    # The table asks for warnings where something is lost or odd; that inks and Lab became sRGB is said beyond it.
+    converted = [told for told in picture.warnings if "became sRGB" in told]
+    assert bool(converted) == any(word in row["file"] for word in ("cmyk", "lab.")), converted
+    assert (len(picture.warnings) > len(converted)) == (row["warn"] == "1"), picture.warnings
     assert picture.pixels.flags.c_contiguous
     assert picture.pixels.dtype == "float32"
     assert 0 <= picture.pixels.min() <= picture.pixels.max() <= 1

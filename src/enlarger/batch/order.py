@@ -30,6 +30,7 @@ class Order:
         overwrite: Whether results may replace files that are none of ours, and are made again though they are done.
         strip: Metadata that are left out.
         any_seed: Whether the seed was drawn: then results of other seeds are as good.
+        default_scale: The enlargement where no size is asked for; None: the engine's.
     """
 
     listing: Listing
@@ -42,6 +43,7 @@ class Order:
     overwrite: bool = False
     strip: Literal["none", "private", "all"] = "none"
     any_seed: bool = False
+    default_scale: float | None = None
 
     def target(self, source: Size) -> Size:
         """The result's size.
@@ -51,7 +53,7 @@ class Order:
         """
         wishes = {name: getattr(self.record, name) for name in ("scale", "size", "longest", "megapixels")}
         if not any(wishes.values()):
-            wishes["scale"] = self.listing.facts.default_scale
+            wishes["scale"] = self.default_scale or self.listing.facts.default_scale
         return target_size(source, **wishes)
 
     def beside(self) -> dict[str, Any]:

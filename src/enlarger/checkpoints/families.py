@@ -31,6 +31,7 @@ class Family:
         licence: Of the published weights of this kind; "" where they differ. A fine-tune may add to it.
         pad: What the tokenizer fills up with: the end token, or "!" (which is token 0).
         limits: What its makers say that it does not do well, one line each.
+        use: The options that it is given with, in words; "" for a kind that nothing here takes.
     """
 
     words: str
@@ -38,34 +39,43 @@ class Family:
     licence: str = ""
     pad: str = "<|endoftext|>"
     limits: tuple[str, ...] = ()
+    use: str = ""
+
+
+PROMPTED = "-e img2img or -e controlnet"
+CONTROL = "-e controlnet and --control"
 
 
 FAMILIES: Mapping[str, Family] = {
-    "sd15": Family("a Stable Diffusion 1.x model", "sd15", OPENRAIL),
+    "sd15": Family("a Stable Diffusion 1.x model", "sd15", OPENRAIL, use=PROMPTED),
     "sd15-inpainting": Family("a Stable Diffusion 1.5 inpainting model", "sd15", OPENRAIL),
     "sd15-pix2pix": Family("an InstructPix2Pix model (Stable Diffusion 1.5)", "sd15", OPENRAIL),
-    "sd2": Family("a Stable Diffusion 2.x model", "sd2", OPENRAIL_PLUS, "!"),
+    "sd2": Family(
+        "a Stable Diffusion 2.x model", "sd2", OPENRAIL_PLUS, "!", use=f"{PROMPTED}, or --base of -e stablesr"
+    ),
     "sd2-inpainting": Family("a Stable Diffusion 2 inpainting model", "sd2", OPENRAIL_PLUS, "!"),
     "sd2-depth": Family("a Stable Diffusion 2 depth model", "sd2", OPENRAIL_PLUS, "!"),
     "sd2-unclip": Family("a Stable Diffusion 2.1 unCLIP model", "", OPENRAIL_PLUS),
-    "sdxl": Family("a Stable Diffusion XL model", "sdxl", OPENRAIL_PLUS),
+    "sdxl": Family("a Stable Diffusion XL model", "sdxl", OPENRAIL_PLUS, use=PROMPTED),
     "sdxl-inpainting": Family("a Stable Diffusion XL inpainting model", "sdxl", OPENRAIL_PLUS),
     "sdxl-pix2pix": Family("an InstructPix2Pix model (Stable Diffusion XL)", "sdxl", OPENRAIL_PLUS),
     "sdxl-refiner": Family("a Stable Diffusion XL refiner", "", OPENRAIL_PLUS),
-    "x4": Family("a Stable Diffusion x4 upscaler", "x4", OPENRAIL_PLUS, "!"),
+    "x4": Family("a Stable Diffusion x4 upscaler", "x4", OPENRAIL_PLUS, "!", use="-e x4"),
     "latent-x2": Family("the latent x2 upscaler"),
-    "controlnet-sd15": Family("a ControlNet for Stable Diffusion 1.x", "controlnet-sd15", "OpenRAIL"),
-    "controlnet-sd2": Family("a ControlNet for Stable Diffusion 2.x", "controlnet-sd2", "OpenRAIL"),
-    "controlnet-sdxl": Family("a ControlNet for Stable Diffusion XL", "controlnet-sdxl"),
-    "controlnet-union-sdxl": Family("a union ControlNet for Stable Diffusion XL", "controlnet-union-sdxl"),
-    "vae": Family("an autoencoder (VAE) of factor 8", "sd15"),
-    "vae-x4": Family("an autoencoder (VAE) of factor 4, as x4 has", "x4"),
+    "controlnet-sd15": Family("a ControlNet for Stable Diffusion 1.x", "controlnet-sd15", "OpenRAIL", use=CONTROL),
+    "controlnet-sd2": Family("a ControlNet for Stable Diffusion 2.x", "controlnet-sd2", "OpenRAIL", use=CONTROL),
+    "controlnet-sdxl": Family("a ControlNet for Stable Diffusion XL", "controlnet-sdxl", use=CONTROL),
+    "controlnet-union-sdxl": Family("a union ControlNet for Stable Diffusion XL", "controlnet-union-sdxl", use=CONTROL),
+    "vae": Family("an autoencoder (VAE) of factor 8", "sd15", use="--vae of -e img2img, -e controlnet or -e stablesr"),
+    "vae-x4": Family("an autoencoder (VAE) of factor 4, as x4 has", "x4", use="--vae of -e x4"),
     "vae-other": Family("an autoencoder of a kind that no engine here has"),
     "text-encoder": Family("a text encoder alone"),
-    "stablesr": Family("a whole StableSR model", "sd2", S_LAB, "!", STABLESR_LIMITS),
-    "stablesr-module": Family("a trimmed StableSR module", "sd2", S_LAB, "!", STABLESR_LIMITS),
-    "cfw": Family("StableSR's CFW autoencoder", "sd2", S_LAB),
-    "cfw-fusion": Family("the fusion layers of StableSR's CFW autoencoder", "", S_LAB),
+    "stablesr": Family("a whole StableSR model", "sd2", S_LAB, "!", STABLESR_LIMITS, "-e stablesr"),
+    "stablesr-module": Family(
+        "a trimmed StableSR module", "sd2", S_LAB, "!", STABLESR_LIMITS, "-e stablesr and --base"
+    ),
+    "cfw": Family("StableSR's CFW autoencoder", "sd2", S_LAB, use="--cfw of -e stablesr"),
+    "cfw-fusion": Family("the fusion layers of StableSR's CFW autoencoder", "", S_LAB, use="--cfw of -e stablesr"),
     "lora-sd15": Family("a LoRA for Stable Diffusion 1.x"),
     "lora-sd2": Family("a LoRA for Stable Diffusion 2.x"),
     "lora-sdxl": Family("a LoRA for Stable Diffusion XL"),
@@ -74,9 +84,9 @@ FAMILIES: Mapping[str, Family] = {
     "embedding-sd2": Family("an embedding for Stable Diffusion 2.x"),
     "embedding-sdxl": Family("an embedding for Stable Diffusion XL"),
     "embedding": Family("an embedding"),
-    "gan": Family("a network of the ESRGAN family"),
-    "pocket": Family("a model of engine pocket", "", "Apache-2.0"),
-    "swinir": Family("a SwinIR or HAT network"),
+    "gan": Family("a network of the ESRGAN family", use="-e gan"),
+    "pocket": Family("a model of engine pocket", "", "Apache-2.0", use="-e pocket"),
+    "swinir": Family("a SwinIR or HAT network", use="-e gan"),
     "sd3": Family("a Stable Diffusion 3 model"),
     "flux": Family("a Flux model"),
     "": Family("no model that Enlarger knows"),

@@ -8,6 +8,7 @@ is taken.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -61,6 +62,26 @@ def find_model(name: str, folders: Iterable[str | Path] = (), kinds: Collection[
         if found:
             return min(found, key=lambda path: _rank(path, Path(folder), kinds))
     return None
+
+
+def nowhere(name: str, folders: Iterable[str | Path], *, option: str = "") -> ModelError:
+    """The error for a name that no model has: where it was looked for, the near names, how to list all of them.
+
+    Args:
+        name: As the user wrote it.
+        folders: Those that were looked through.
+        option: The flag that it was given with, where that is not the model's own.
+    """
+    places = [Path(folder) for folder in folders]
+    known = {path.stem if path.suffix.lower() in ENDINGS else path.name for place in places for path in walk(place)}
+    plain = Path(name).stem if name.lower().endswith(ENDINGS) else Path(name).name
+    near = difflib.get_close_matches(plain, sorted(known), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    given = f" ({option})" if option else ""
+    return ModelError(
+        f"there is no model {name}{given}: looked at {name} itself and in {', '.join(map(str, places))}{hint}; "
+        "enlarger models lists what is there, ENLARGER_MODELS=FOLDER adds a folder"
+    )
 
 
 def _is_called(path: Path, name: str, folder: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from enlarger.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
     from torch import Tensor, nn
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "shipped"
 """Models that are part of the package."""
 
-SHOWN = 5
+SHOWN = 2
 """Names listed for each kind of fault; the rest is counted."""
+
+RESIZED = 4
+"""One tensor in so many with another shape than expected: then it is another size of network, and no damage."""
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
@@ -76,14 +79,20 @@ def assign(
 
     wanted = {key.removeprefix("text_model."): key for key in module.state_dict()}
     places = module.state_dict()
+    misshapen = [
+        f"{key} ({_sides(tensors[key].shape)}, not {_sides(places[place].shape)})"
+        for key, place in wanted.items()
+        if key in tensors and tensors[key].shape != tuple(places[place].shape)
+    ]
+    if RESIZED * len(misshapen) > len(wanted):
+        told = (
+            f"{len(misshapen)} of its {len(tensors)} tensors have other shapes, such as {' and '.join(misshapen[:2])}"
+        )
+        raise ModelError(f"{name} is of another size than its configuration: {told}; {remedy}")
     faults = {
         "missing": [key for key in wanted if key not in tensors],
         "unexpected": [key for key in tensors if key not in wanted],
-        "of the wrong shape": [
-            f"{key} ({tensors[key].shape}, not {tuple(places[place].shape)})"
-            for key, place in wanted.items()
-            if key in tensors and tensors[key].shape != tuple(places[place].shape)
-        ],
+        "of the wrong shape": misshapen,
     }
     _refuse(faults, f"{name} does not fit {type(module).__name__}", remedy)
     read: dict[str, Tensor] = {}
@@ -120,6 +129,11 @@ def _refuse(faults: Mapping[str, list[str]], what: str, remedy: str) -> None:
     if found:
         listed = "; ".join(f"{kind}: {_some(names)}" for kind, names in found.items())
         raise ModelError(f"{what}: {listed}; {remedy}")
+
+
+def _sides(shape: Sequence[int]) -> str:
+    """A shape as people write it: 320x4x3x3; of a single number: 1."""
+    return "x".join(map(str, shape)) or "1"
 
 
 def _range(value: Tensor) -> tuple[float, float]:

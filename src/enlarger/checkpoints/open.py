@@ -8,6 +8,7 @@ What it is, its tensors say and not its name. Nothing of it is run, and nothing 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from enlarger.checkpoints import keys
 from enlarger.checkpoints.configs import Configs
 from enlarger.checkpoints.digests import digest_of
 from enlarger.checkpoints.families import FAMILIES, Anatomy, identify, of_parts, words
-from enlarger.checkpoints.find import find_model, is_hub_id, kind_of, model_folders
+from enlarger.checkpoints.find import find_model, is_hub_id, kind_of, model_folders, nowhere, walk
 from enlarger.checkpoints.folders import config_file, folder_tensors, part_of_config, parts_of, read_json, weight_files
 from enlarger.checkpoints.tensors import Tensors, open_tensors
 from enlarger.errors import ModelError
@@ -135,7 +136,10 @@ class Checkpoint:
     @property
     def _remedy(self) -> str:
         """What helps where a configuration is missing or is another's."""
-        return f"if it is of another size than published, put a folder {self.name}/ with its configurations beside it"
+        return (
+            f"if it is of another size than published, name the folder that it came in, with its config.json, or put "
+            f"a folder {self.name}/ with its configurations beside it"
+        )
 
     def tokenizer(self, part: str = "tokenizer") -> Any:
         """A tokenizer of transformers: the model's own, or CLIP's with what this family fills up with.
@@ -204,12 +208,15 @@ def open_checkpoint(
     """
     checkpoint = look_at(model, models_dirs=models_dirs, families=families, config=config, default=default)
     if checkpoint.family not in families:
-        known = FAMILIES[checkpoint.family].words
+        family = FAMILIES[checkpoint.family]
+        known, remedy = family.words, "nothing here takes such a file"
         if not checkpoint.family:
             names = list(checkpoint.everything())
             more = ", ..." if len(names) > 3 else ""
             known += f" (its tensors are {', '.join(name[:60] for name in names[:3])}{more})"
-        raise ModelError(f"{checkpoint.name} is {known}; engine {engine} needs {words(families)}")
+        elif family.use:
+            remedy = f"use {checkpoint.name} with {family.use}"
+        raise ModelError(f"{checkpoint.name} is {known}; engine {engine} needs {words(families)}; {remedy}")
     return checkpoint
 
 
@@ -227,18 +234,35 @@ def look_at(
     given = None if config is None else configurations.named(str(config))
     if path is not None:
         return _folder(path, given) if path.is_dir() else _file(path, given, default)
-    looked = f"looked at {model} itself and in {', '.join(map(str, folders))}"
     if not is_hub_id(str(model)):
-        raise ModelError(f"there is no model {model}: {looked}; a model of the hub is called owner/name")
+        raise ModelError(f"{nowhere(str(model), folders)}; a model of the hub is called owner/name")
     from enlarger.checkpoints.hub import from_hub
 
     try:
         fetched = from_hub(str(model))
     except ModelError as error:
+        looked = f"looked at {model} itself and in {', '.join(map(str, folders))}"
         raise ModelError(f"there is no model {model}: {looked}; {error}") from error
     opened = _folder(fetched.path, given) if fetched.path.is_dir() else _file(fetched.path, given, default)
     licence = fetched.licence or opened.licence
     return dataclasses.replace(opened, name=fetched.name, layout="hub", licence=licence)
+
+
+def recorded(name: str, digest: str, folders: Iterable[str | Path]) -> Path | None:
+    """The model of an earlier result, found again by what its record says of it; None if it is in none of the folders.
+
+    Args:
+        name: What the record calls it: a file's name without its ending, or a folder's.
+        digest: First digits of the weights' SHA-256; another model of that name is not taken.
+        folders: Looked through in order. The current folder is not: a record may come from anybody.
+    """
+    for folder in folders:
+        for path in walk(Path(folder)):
+            if name in (path.name, path.stem):
+                with contextlib.suppress(ModelError):
+                    if look_at(path).digest == digest:
+                        return path
+    return None
 
 
 def _file(path: Path, config: Configs | None, default: str | None) -> Checkpoint:

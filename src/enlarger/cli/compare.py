@@ -61,6 +61,11 @@ def run(args: argparse.Namespace) -> int:
     """Make the sheet; 7 when some engines failed."""
     from enlarger.cli.evaluate import parse_entries
 
+    if not args.engines.strip(" ,"):
+        raise SettingsError(
+            "compare needs --engines A,B: what to compare, such as --engines interpolate,pocket (enlarger models lists "
+            "them)"
+        )
     entries = parse_entries(args.engines, ())
     machine = machine_of([entry.engine for entry in entries], args.settings)
     target = _target(args)
@@ -68,12 +73,17 @@ def run(args: argparse.Namespace) -> int:
                          (("places", 1, 20), ("crop", 8, 2048), ("zoom", 1, 16)))  # fmt: skip
     size = _size(args)
     results: list[tuple[Entry, Bytes, float]] = []
-    failed = 0
+    failed, told = 0, set[str]()
     for entry in entries:
         if not args.quiet:
             print(line(f"{entry.label} ..."), file=sys.stderr)
         try:
-            results.append((entry, *_enlarged(entry, args, machine, size)))
+            pixels, seconds, warnings = _enlarged(entry, args, machine, size)
+            results.append((entry, pixels, seconds))
+            for warning in warnings:
+                if warning not in told and not args.quiet:
+                    print(line(f"enlarger: warning: {args.input}: {warning}"), file=sys.stderr)
+            told.update(warnings)
         except Interrupted:
             raise
         except EnlargerError as error:
@@ -84,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if not results:
         raise PartialError("none of the engines could enlarge this picture")
     rows = [_row(entry, pixels, seconds, args) for entry, pixels, seconds in results]
-    told = _save(target, args, results, rows, count, side, zoom)
+    made = _save(target, args, results, rows, count, side, zoom)
     for row in rows:
         if args.json:
             print(json.dumps(row))
@@ -92,13 +102,14 @@ def run(args: argparse.Namespace) -> int:
             values = ", ".join(f"{name} {value:.4g}" for name, value in row["values"].items())
             print(line(f"{row['label']}: {row['seconds']:.2f} s, {values}"))
     if not args.quiet:
-        print(line(f"{target}: {told}"), file=sys.stderr)
+        print(line(f"{target}: {made}"), file=sys.stderr)
     return PartialError.exit_code if failed else 0
 
 
 def _enlarged(
     entry: Entry, args: argparse.Namespace, machine: Mapping[str, Any], size: tuple[int, int]
-) -> tuple[Bytes, float]:
+) -> tuple[Bytes, float, tuple[str, ...]]:
+    """The result as bytes, the seconds it took, and what there was to tell."""
     import numpy as np
 
     from enlarger.evaluation.evaluate import machine_for
@@ -109,7 +120,7 @@ def _enlarged(
     upscaler = Upscaler(entry.engine, entry.model, **machine_for(entry.engine, machine))
     result = upscaler(args.input, size=Size(*size), **entry.settings)
     pixels = np.repeat(result.pixels, 3, axis=2) if result.pixels.shape[2] == 1 else result.pixels
-    return as_bytes(pixels / 65535 if pixels.dtype == np.uint16 else pixels), result.seconds
+    return as_bytes(pixels / 65535 if pixels.dtype == np.uint16 else pixels), result.seconds, result.warnings
 
 
 def _row(entry: Entry, pixels: Bytes, seconds: float, args: argparse.Namespace) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for path, small_target, large_target in targets:
         try:
-            small, large, cut = _degraded(path, args.recipe, int(args.seed), size)
+            small, large, cut, warnings = _degraded(path, args.recipe, int(args.seed), size)
             _save(small, small_target)
             if args.pairs:
                 _save(large, large_target)
@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
             print(line(f"{path}: {error}" if str(path) not in str(error) else str(error)), file=sys.stderr)
             continue
         if not args.quiet:
+            for warning in warnings:
+                print(line(f"enlarger: warning: {path}: {warning}"), file=sys.stderr)
             note = f" (of {large.shape[1]}x{large.shape[0]}, {cut})" if cut else ""
             print(line(f"{small_target}: {small.shape[1]}x{small.shape[0]}{note}"), file=sys.stderr)
     if failed == len(targets):
@@ -85,17 +87,25 @@ def run(args: argparse.Namespace) -> int:
     return PartialError.exit_code if failed else 0
 
 
-def _degraded(path: Path, recipe: str, seed: int, size: tuple[int, int] | None) -> tuple[Bytes, Bytes, str]:
-    """The small picture, what it was made from, and what was cut away, in words."""
+def _degraded(
+    path: Path, recipe: str, seed: int, size: tuple[int, int] | None
+) -> tuple[Bytes, Bytes, str, tuple[str, ...]]:
+    """The small picture, what it was made from, what was cut away, in words, and what else was lost."""
     import hashlib
 
     import numpy as np
     import torch
 
     from enlarger.picture.degrade import degrade
-    from enlarger.picture.read import read_rgb
+    from enlarger.picture.read import read, read_rgb
 
-    large = read_rgb(path)
+    picture = read(path)
+    warnings = list(picture.warnings)
+    if picture.alpha is not None:
+        warnings.append("transparency left out: what is made small is opaque")
+    if picture.depth > 8:
+        warnings.append("reduced to 8 bit, as benchmarks are")
+    large = read_rgb(picture)
     height, width = large.shape[:2]
     cut = ""
     if size is None:
@@ -111,7 +121,7 @@ def _degraded(path: Path, recipe: str, seed: int, size: tuple[int, int] | None) 
     own = int.from_bytes(hashlib.sha256(f"{seed} {path.name}".encode()).digest()[:7], "big")
     tensor = torch.from_numpy(large.copy()).permute(2, 0, 1)[None].float() / 255
     small = degrade(tensor, recipe, [own], size)[0].permute(1, 2, 0)
-    return (small * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8).numpy(), large, cut
+    return (small * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8).numpy(), large, cut, tuple(warnings)
 
 
 def _save(pixels: Bytes, target: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from enlarger.cli.options import add_machine, machine_of
 from enlarger.cli.say import line
-from enlarger.errors import OutputError, PartialError, SettingsError
+from enlarger.errors import ModelError, OutputError, PartialError, SettingsError
 
 if TYPE_CHECKING:
     from enlarger.evaluation.evaluate import Entry, Outcome
@@ -93,6 +93,10 @@ def run(args: argparse.Namespace) -> int:
         raise OutputError(f"{output} is a file; -o of evaluate names a folder")
 
     players = [Player(entry, machine) for entry in entries]
+    notes = [note for player in players if player.upscaler for note in player.upscaler.engine.loaded.notes]
+    if not args.quiet:
+        for note in dict.fromkeys(notes):
+            _say(f"enlarger: note: {note}")
     outcomes: list[Outcome] = []
     started = time.monotonic()
     total = len(task.pairs) * len(entries)
@@ -136,7 +140,7 @@ def parse_entries(engines: str, results: Sequence[str]) -> list[Entry]:
             key, _, text = setting.partition("=")
             values[key.replace("-", "_")] = text
         if facts.needs_model and not model:
-            raise SettingsError(f"engine {name} needs a model: write {name}@FILE")
+            raise ModelError(f"engine {name} needs a model: write {name}@FILE")
         record = build(facts.settings, values, owner=f"engine {name}", known=setting_names())
         values = {key: getattr(record, key) for key in values if key in rules(facts.settings)}
         entries.append(Entry(name, values, locate(model, None, by_hub=True) if model else None))
@@ -147,7 +151,10 @@ def parse_entries(engines: str, results: Sequence[str]) -> list[Entry]:
         pictures_in(Path(folder))
         entries.append(Entry(name, results=Path(folder)))
     if not entries:
-        raise SettingsError("nothing to evaluate: give --engines, such as --engines interpolate,pocket, or --results")
+        raise SettingsError(
+            "nothing to measure: give --engines, such as --engines interpolate,pocket (enlarger models lists them), or "
+            "--results NAME=DIR"
+        )
     labels = [entry.label for entry in entries]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:

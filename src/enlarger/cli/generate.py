@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from enlarger.cli.models import locate
+from enlarger.cli.models import check_others, locate
 from enlarger.cli.options import add_records, add_settings, split, take
 from enlarger.cli.parser import Parser, Stop, parse
 from enlarger.cli.progress import Reporter, duration
-from enlarger.cli.upscale import OutputOptions
+from enlarger.cli.upscale import OutputOptions, check_pictures
 from enlarger.cli.work import peak_memory, standard_output
 from enlarger.engines.catalog import GENERATE, Listing, listings, setting_names
 from enlarger.engines.settings import ControlMachine, GenerateSettings
-from enlarger.errors import OutputError, SettingsError
+from enlarger.errors import ModelError, OutputError, SettingsError
 from enlarger.settings import build, rules
 
 if TYPE_CHECKING:
@@ -99,8 +99,10 @@ def run(args: argparse.Namespace) -> int:
     loading = build(ControlMachine, machine, owner="generate")
     following = None if args.following is None else _stage(args.following, settings, loading)
     if args.model is None:
-        raise SettingsError("generate needs a model: name a Stable Diffusion file or folder with -m")
+        raise ModelError("generate needs a model: name a Stable Diffusion file or folder with -m")
     model = locate(args.model, loading.models_dir, by_hub=True)
+    check_others(machine, loading.models_dir)
+    check_pictures(settings)
     if args.output is None:
         raise SettingsError("generate needs a place for the picture: name a file with -o")
     paths = _paths(args.output, settings.samples)
@@ -124,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     values = {name: getattr(settings, name) for name in given}  # a seed that was drawn, above all
     generator = Generator(model, **machine)
     upscaler = None if following is None else _upscaler(following, generator)
+    told: set[str] = set()
     for number, path in enumerate(paths, start=1):
         label = "picture" if len(paths) == 1 else f"{number}/{len(paths)} picture"
         more = {"sample": number} if settings.samples > 1 else {}
@@ -138,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
         # The size is only now known where the model says it.
         plan = _output(path, result.size, settings.depth, {**writing, "overwrite": True})
         _write(path, plan, result, source, _recipe(made, result), output.quality, writing["strip"])
-        _tell(path, made, result, reporter, as_json=args.json)
+        _tell(path, made, result, reporter, told, as_json=args.json)
     return 0
 
 
@@ -162,20 +165,22 @@ def _stage(words: list[str], settings: GenerateSettings, loading: ControlMachine
         for name in ("prompt", "negative_prompt", "quality_words", "seed")
         if name in known and getattr(settings, name) not in (None, "")
     }
-    listing, run_settings, _, machine = split(engine, {**inherited, **args.settings})
+    listing, run_settings, record, machine = split(engine, {**inherited, **args.settings})
     shared = args.model is None and engine in ("img2img", "controlnet")
     if engine == "controlnet" and shared and not loading.control:
-        raise SettingsError("controlnet needs a ControlNet: name it with --control, before --upscale")
+        raise ModelError("controlnet needs a ControlNet: name it with --control, before --upscale")
     if shared and machine:
         raise SettingsError(
             f"{engine} goes on with the model that is loaded: what concerns loading stands before --upscale, "
             "or name another model with -m after it"
         )
     if listing.facts.needs_model and args.model is None and not shared:
-        raise SettingsError(f"engine {engine} needs a model: name its file or folder with -m after --upscale {engine}")
-    model = args.model
+        raise ModelError(f"engine {engine} needs a model: name its file or folder with -m after --upscale {engine}")
+    model, folder = args.model, machine.get("models_dir") or loading.models_dir
     if model is not None:
-        model = locate(model, loading.models_dir, by_hub=listing.facts.extra == "diffusers")
+        model = locate(model, folder, by_hub=listing.facts.extra == "diffusers")
+    check_others(machine, folder)
+    check_pictures(record)
     return Stage(listing, model, run_settings, machine, shared)
 
 
@@ -241,12 +246,16 @@ def _write(
         sys.stdout.buffer.flush()
 
 
-def _tell(path: Path | None, made: Result, result: Result, reporter: Reporter, *, as_json: bool) -> None:
-    """What became of a picture, for people and as JSON."""
+def _tell(
+    path: Path | None, made: Result, result: Result, reporter: Reporter, told: set[str], *, as_json: bool
+) -> None:
+    """What became of a picture, for people and as JSON; a warning that was told is not told again."""
     place = "standard output" if path is None else path
     warnings = tuple(dict.fromkeys((*made.warnings, *(() if result is made else result.warnings))))
     for warning in warnings:
-        reporter.say(f"enlarger: warning: {warning}")
+        if warning not in told:
+            reporter.say(f"enlarger: warning: {warning}")
+    told.update(warnings)
     seconds = made.seconds + (0 if result is made else result.seconds)
     by = GENERATE.name if result is made else f"{GENERATE.name} and {result.engine}"
     reporter.say(f"{place}: {result.size}, {by}, seed {made.seed}, {duration(seconds)}")

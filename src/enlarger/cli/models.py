@@ -12,7 +12,7 @@ from typing import Any
 from enlarger.cli.say import line
 from enlarger.engines.catalog import Listing, listings
 from enlarger.errors import ModelError, SettingsError
-from enlarger.settings import rules
+from enlarger.settings import flag, rules
 
 HELP = "List the engines, what each needs and what is there; convert model files."
 
@@ -188,7 +188,11 @@ def _needs(families: tuple[str, ...]) -> str:
     return " or ".join(NEEDS.get(family, family) for family in families)
 
 
-def locate(name: str, folder: str | None, *, by_hub: bool, kinds: Collection[str] = ()) -> str:
+OPTIONS_OF_MODELS = ("vae", "control", "base", "cfw", "map_model")
+"""Settings of loading that name a model beside the one of -m."""
+
+
+def locate(name: str, folder: str | None, *, by_hub: bool, kinds: Collection[str] = (), option: str = "") -> str:
     """The path of a model: itself where it is one, else found by name in the folders for models.
 
     Args:
@@ -196,11 +200,12 @@ def locate(name: str, folder: str | None, *, by_hub: bool, kinds: Collection[str
         folder: What --models-dir says; it is looked at first, then those in ENLARGER_MODELS, then our own.
         by_hub: Whether a name that is found nowhere may still be one of the hub's.
         kinds: Kinds of model that are wanted, where a name is there twice (`checkpoints.find.FOLDERS`).
+        option: The flag that it was given with, where that is not -m.
 
     Raises:
         ModelError: There is none; names every place looked at.
     """
-    from enlarger.checkpoints.find import find_model, is_hub_id, model_folders
+    from enlarger.checkpoints.find import find_model, is_hub_id, model_folders, nowhere
 
     places = model_folders([] if folder is None else [folder])
     found = find_model(name, places, kinds)
@@ -208,4 +213,27 @@ def locate(name: str, folder: str | None, *, by_hub: bool, kinds: Collection[str
         return str(found)
     if by_hub and is_hub_id(name):
         return name
-    raise ModelError(f"there is no model {name}: looked at {name} itself and in {', '.join(map(str, places))}")
+    raise nowhere(name, places, option=option)
+
+
+def check_others(given: Mapping[str, Any], folder: str | None) -> None:
+    """Make sure, before the first model is read, that those beside it are there.
+
+    Args:
+        given: Settings of loading, by name.
+        folder: What --models-dir says.
+
+    Raises:
+        ModelError: One is not; names the option and every place looked at.
+    """
+    for option in OPTIONS_OF_MODELS:
+        values = given.get(option) or ()
+        for name in (values,) if isinstance(values, str) else values:
+            if option == "map_model":  # a folder of transformers, which is not looked up by name
+                if not Path(name).is_dir():
+                    raise ModelError(f"there is no folder {name} ({flag(option)}): name that of a model for maps")
+                continue
+            holder, colon, inner = name.rpartition(":")
+            if colon and Path(holder).is_dir():  # a subfolder, written as on the hub
+                name = str(Path(holder, inner))
+            locate(name, folder, by_hub=True, option=flag(option))

@@ -7,21 +7,22 @@ in `batch.jobs` the names, in `batch.desk` each picture and whether its result c
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from enlarger.batch.jobs import FORMATS, plan, suffix
+from enlarger.batch.jobs import FORMATS, Job, plan, suffix
 from enlarger.batch.order import Order
 from enlarger.checkpoints.find import kind_of
-from enlarger.cli.models import locate
+from enlarger.cli.models import OPTIONS_OF_MODELS, check_others, locate
 from enlarger.cli.options import add_settings, narrow, split, take
 from enlarger.cli.parser import Parser
 from enlarger.cli.progress import Reporter
 from enlarger.cli.report import Reports
 from enlarger.cli.work import Work
 from enlarger.engines.catalog import GENERATE, find, listings
-from enlarger.errors import PictureError, SettingsError
+from enlarger.errors import ModelError, PictureError, SettingsError
 from enlarger.picture.formats import check_quality, format_of, named
 from enlarger.settings import flag, rules, setting
 
@@ -106,16 +107,39 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Enlarge; gives the exit code."""
     order = ordered(args)
-    ending = suffix(order.settings, order.listing.facts.default_scale)
-    jobs = plan(args.inputs, args.output, order.output_format, ending, _samples(order.record))
+
+    def planned() -> list[Job]:
+        ending = suffix(order.settings, order.default_scale or order.listing.facts.default_scale)
+        return plan(args.inputs, args.output, order.output_format, ending, _samples(order.record))
+
+    jobs = planned()
     if args.json and jobs[0].output is None:
         raise SettingsError("--json and the picture cannot both go to standard output: name a file with -o")
     if args.settings.get("quality") is not None:
         word = order.output_format
         check_quality(named(word) if word else format_of(job.output.name if job.output else "") for job in jobs)
+    own = _own_scale(order)
+    if own is not None:
+        order = replace(order, default_scale=own)
+        jobs = planned()
     reporter = Reporter(quiet=args.quiet, bar=not args.json)
     reports = None if args.report is None else Reports(jobs, order, args.report, overwrite=args.overwrite)
     return Work(order, reporter, as_json=args.json, dry_run=args.dry_run, reports=reports, debug=args.debug).all(jobs)
+
+
+def _own_scale(order: Order) -> float | None:
+    """How much a network that the user brings enlarges, where nobody says how much; None where that is known before.
+
+    Raises:
+        ModelError: It cannot be opened.
+    """
+    facts = order.listing.facts
+    asked = any(getattr(order.record, name) is not None for name in WISHES)
+    if asked or not facts.needs_model or facts.grid > 1 or facts.at_target:
+        return None
+    from enlarger.upscaler import Upscaler
+
+    return Upscaler(facts.name, order.model, **order.machine).facts.default_scale
 
 
 def _samples(record: Any) -> int:
@@ -128,20 +152,25 @@ def ordered(args: argparse.Namespace) -> Order:
     given = dict(args.settings)
     output: OutputOptions = take(OutputOptions, given)
     quality, private = output.quality, args.strip_private
-    engine = args.engine or ENGINE
+    engine, earlier = args.engine or ENGINE, None
     if args.recorded is not None:
-        engine, given, written = _recorded(args.recorded, args.engine, given)
+        earlier = _record(args.recorded)
+        engine, given, written = _recorded(args.recorded, earlier, args.engine, given)
         quality = quality or written.get("quality")
         private = private or written.get("strip") == "private"
     model, folder = args.model, given.get("models_dir")
-    if model is not None and "models_dir" not in rules(find(engine).facts.machine):
+    if (model or earlier) and "models_dir" not in rules(find(engine).facts.machine):
         given.pop("models_dir", None)  # where the model's own name is looked up: for every engine that takes one
     listing, settings, record, machine = split(engine, given)
+    if earlier and listing.facts.needs_model and engine == earlier.get("engine"):
+        model = _recorded_model(args.recorded, earlier, model, machine, listing.facts.machine, folder)
     if listing.facts.needs_model and model is None:
-        raise SettingsError(f"engine {engine} needs a model: name its file or folder with -m")
+        raise ModelError(f"engine {engine} needs a model: name its file or folder with -m")
     if model is not None:
         kinds = {kind_of(family) for family in listing.facts.families}
         model = locate(model, folder, by_hub=listing.facts.extra == "diffusers", kinds=kinds)
+    check_others(machine, folder)
+    check_pictures(record)
     return Order(
         listing,
         model,
@@ -156,15 +185,70 @@ def ordered(args: argparse.Namespace) -> Order:
     )
 
 
-def _recorded(
-    picture: str, engine: str | None, given: Mapping[str, Any]
-) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
-    """Engine and settings that made an earlier result, under those given now; and how it was written."""
+def check_pictures(settings: Any) -> None:
+    """Make sure, before a model is read, that the pictures beside the input are there.
+
+    Raises:
+        PictureError: One is not.
+    """
+    for name, rule in rules(type(settings)).items():
+        value = getattr(settings, name) if rule.kind == "file" else None
+        for path in (value,) if isinstance(value, str) else value or ():
+            if not os.path.exists(path):
+                raise PictureError(f"{path} ({flag(name)}) does not exist; check the name and the folder", "missing")
+
+
+def _record(picture: str) -> dict[str, Any]:
+    """How an earlier result was made."""
     from enlarger.picture.write import read_record
 
     record = read_record(picture)
     if record is None or not isinstance(record.get("settings"), dict):
         raise PictureError(f"{picture} holds no settings of Enlarger; --from needs a result of it", "missing")
+    return record
+
+
+def _recorded_model(
+    picture: str, record: Mapping[str, Any], model: str | None, machine: Mapping[str, Any], takes: type, folder: Any
+) -> str | None:
+    """The model of an earlier result where none is named now: found by name and digest in the folders for models.
+
+    Args:
+        picture: The earlier result.
+        record: How it was made.
+        model: What -m says.
+        machine: Settings of loading that were given.
+        takes: The record of all that the engine's loading may be told.
+        folder: What --models-dir says.
+
+    Raises:
+        ModelError: It is not there, or was one of several that are not all named again; says all names.
+    """
+    from enlarger.checkpoints.find import model_folders
+    from enlarger.checkpoints.open import recorded
+
+    name, digest = (str(record.get(word) or "")[:200] for word in ("model", "digest"))
+    options = [option for option in OPTIONS_OF_MODELS if option in rules(takes)]
+    beside = sum(1 if isinstance(machine.get(option), str) else len(machine.get(option, ())) for option in options)
+    if options and name.count(" + ") > beside:
+        raise ModelError(
+            f"{picture} was made with the models {name} (digest of all {digest}): name each again, the first with "
+            f"-m FILE, the others with {', '.join(map(flag, options))}"
+        )
+    if model is not None or not name:
+        return model
+    places = model_folders([] if folder is None else [folder])
+    found = None if beside else recorded(name, digest, places)
+    if found is not None:
+        return str(found)
+    where = "" if beside else f", which is not in {', '.join(map(str, places))}"
+    raise ModelError(f"{picture} was made with the model {name} (digest {digest}){where}: name it with -m FILE")
+
+
+def _recorded(
+    picture: str, record: Mapping[str, Any], engine: str | None, given: Mapping[str, Any]
+) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
+    """Engine and settings that made an earlier result, under those given now; and how it was written."""
     earlier = {name: value for name, value in record["settings"].items() if value is not None and name not in OF_INPUT}
     made_by = str(record.get("engine"))
     if made_by == GENERATE.name:

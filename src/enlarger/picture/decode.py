@@ -54,6 +54,11 @@ _OPENERS: dict[str, Any] = {
 }
 # What is shorter than this has not even the fields that give its size.
 _HEADER_BYTES = {"JPEG": 4, "WEBP": 30, "BMP": 26, "GIF": 13, "PPM": 7, "AVIF": 32, "QOI": 14, "TGA": 18, "TIFF": 8}
+FROM_LAB = "Lab became sRGB: colours beyond it are cut"
+FROM_CMYK_BY_PROFILE = "CMYK became sRGB by its colour profile, which the result does not carry"
+FROM_CMYK = "CMYK without a colour profile became sRGB by the plain formula: colours are stronger than in print"
+FROM_CMYK_DAMAGED = "CMYK became sRGB by the plain formula: its colour profile is damaged or not for CMYK"
+
 _MAX_SCANS = 500  # a progressive JPEG has about 10; each costs a pass over all pixels (libjpeg-turbo's own fuzz limit)
 _CUT = ("truncated", "not enough", "unexpected end", "end of file", "no more data", "could not create decoder", "eof")
 
@@ -201,6 +206,7 @@ def _take_samples(image: Image.Image, raw: Raw, name: str) -> None:
         encoded = np.clip(lab_to_srgb(lab), 0, 1)
         raw.samples = (encoded * 255 + 0.5).astype(np.uint8)
         raw.icc, raw.converted = None, True
+        raw.warnings.append(FROM_LAB)
         return
     if mode.startswith("I;16"):
         raw.samples, raw.depth = np.asarray(image).astype(np.uint16)[..., None], 16
@@ -231,14 +237,16 @@ def _take_samples(image: Image.Image, raw: Raw, name: str) -> None:
 def _from_cmyk(image: Image.Image, raw: Raw) -> None:
     ink = np.asarray(image)
     raw.converted = True
-    if raw.icc is not None:
+    icc, raw.icc = raw.icc, None
+    if icc is not None:
         try:
-            raw.samples = profiles.by_tables(ink, raw.icc, "CMYK")
-            raw.icc = None
+            raw.samples = profiles.by_tables(ink, icc, "CMYK")
+            raw.warnings.append(FROM_CMYK_BY_PROFILE)
             return
         except profiles.ProfileError:
-            raw.warnings.append("the colour profile is damaged; its CMYK was converted by the plain formula")
-    raw.icc = None
+            raw.warnings.append(FROM_CMYK_DAMAGED)
+    else:
+        raw.warnings.append(FROM_CMYK)
     light = 255 - ink.astype(np.uint16)
     raw.samples = ((light[..., :3] * light[..., 3:] + 127) // 255).astype(np.uint8)
 

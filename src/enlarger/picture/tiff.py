@@ -27,6 +27,7 @@ from enlarger.picture import decode, deflate
 from enlarger.picture.colour import lab_to_srgb
 from enlarger.picture.exif import Entry, Exif, parse
 from enlarger.picture.picture import Metadata
+from enlarger.picture.profile import ProfileError, by_tables
 from enlarger.picture.raw import Raw, check_pixels
 from enlarger.picture.sniff import unsupported
 
@@ -262,10 +263,29 @@ def _deep(page: _Page, data: bytes, index: int, name: str) -> Raw:
     if alpha is not None and extra[:1] == (1,):
         colour = _unmultiply(colour, alpha)
     raw = Raw(colour, alpha, depth=depth, turned=turned, warnings=warnings)
-    if photometric in (5, 8):
-        raw.converted = True
-        raw.samples = _cmyk16(colour) if photometric == 5 else _lab16(colour)
+    if photometric in (5, 8) and depth == 32:
+        raise unsupported(name, f"a TIFF with {'CMYK' if photometric == 5 else 'Lab'} in floating point")
+    if photometric == 8:
+        raw.converted, raw.samples = True, _lab16(colour)
+        warnings.append(decode.FROM_LAB)
+    elif photometric == 5:
+        raw.converted, raw.samples = True, _from_cmyk(colour, page.blob(34675), warnings)
     return raw
+
+
+def _from_cmyk(ink: NDArray[Any], icc: bytes | None, warnings: list[str]) -> NDArray[np.uint16]:
+    """Gives (H, W, 3) sRGB of 16-bit inks: by their profile, which LittleCMS applies at 8 bits, or plainly without."""
+    if icc is None:
+        warnings.append(decode.FROM_CMYK)
+        return _cmyk16(ink)
+    try:
+        eight = (ink.astype(np.float32) / 257 + 0.5).astype(np.uint8)
+        made = by_tables(np.ascontiguousarray(eight), icc, "CMYK").astype(np.uint16) * 257
+    except ProfileError:
+        warnings.append(decode.FROM_CMYK_DAMAGED)
+        return _cmyk16(ink)
+    warnings.append(f"{decode.FROM_CMYK_BY_PROFILE}; its table works at 8 bit precision")
+    return made
 
 
 def _cmyk16(ink: NDArray[Any]) -> NDArray[np.uint16]:
