@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from enlarger.canvas.blend import Tiling
 from enlarger.canvas.geometry import Canvas, Pass, place, target_size
+from enlarger.errors import SettingsError
 from enlarger.sampling.memory import BASE_MEMORY, RESERVE, fit_tile, free_memory
 from enlarger.sampling.stream import stages
 from enlarger.size import Size
 
 if TYPE_CHECKING:
-    from enlarger.engines.engine import Engine
+    from enlarger.engines.engine import Engine, Facts
     from enlarger.settings import Loading
 
 ONE_TILE = 1.5
@@ -35,6 +36,7 @@ class Plan:
         tiles: Tiles in one step, all passes together.
         memory: Bytes that the run is expected to take at its peak.
         work: Output pixels, each counted once for every step and pass.
+        warnings: What is not as it was asked for, one line each.
     """
 
     canvas: Canvas
@@ -44,6 +46,7 @@ class Plan:
     tiles: int
     memory: int
     work: int
+    warnings: tuple[str, ...] = ()
 
     def tiling(self, engine: Engine, passage: Pass, settings: Any) -> Tiling:
         """How a blended engine's canvas is cut, in cells of its state."""
@@ -56,15 +59,46 @@ def tiling(engine: Engine, passage: Pass, settings: Any, tile: int, batch: int) 
     cells = cells_of(engine, passage)
     side = max(1, tile // facts.grid)
     asked = getattr(settings, "overlap", None)
-    overlap = min(side // 2, (facts.overlap if asked is None else asked) // facts.grid)
+    overlap = (facts.overlap if asked is None else asked) // facts.grid
     return Tiling(
         tile=None if side >= max(cells) and not facts.fill else side,
-        overlap=overlap,
+        overlap=min(_most_shared(facts, side), overlap),
         batch=batch,
         weights=facts.weights,
         placement=facts.placement,
         fill=facts.fill,
     )
+
+
+def _most_shared(facts: Facts, side: int) -> int:
+    """Cells that neighbouring tiles of a side may share: beyond half a tile a third would lie in the same place."""
+    return side - 1 if facts.placement == "columns" else side // 2
+
+
+def _check_overlap(engine: Engine, settings: Any, tile: int, wanted: int) -> tuple[str, ...]:
+    """What to tell of an overlap that was asked for and that tiles made smaller by the memory cannot have.
+
+    Args:
+        engine: The engine.
+        settings: The engine's record.
+        tile: Side of a tile in output pixels.
+        wanted: The same as it was asked for, or is usual.
+
+    Raises:
+        SettingsError: The tiles that were asked for cannot have it either.
+    """
+    asked, facts = getattr(settings, "overlap", None), engine.facts_for(settings)
+    if asked is None or facts.field is not None:
+        return ()
+    most, left = (_most_shared(facts, max(1, side // facts.grid)) for side in (wanted, tile))
+    if asked // facts.grid > most:
+        raise SettingsError(
+            f"overlap {asked} is too much for tiles of {wanted} pixels: at most {most * facts.grid}, "
+            "or larger tiles with --tile"
+        )
+    if asked // facts.grid > left:
+        return (f"the memory allows tiles of {tile} pixels only: they share {left * facts.grid}, not {asked}",)
+    return ()
 
 
 def cells_of(engine: Engine, passage: Pass) -> Size:
@@ -77,7 +111,7 @@ def make_plan(engine: Engine, machine: Loading, source: Size, settings: Any) -> 
     """Plan a run on a picture of some size.
 
     Raises:
-        SettingsError: The size asked for is not possible.
+        SettingsError: The size or the overlap asked for is not possible.
         ResourceError: It does not fit into the memory.
     """
     facts = engine.facts
@@ -111,6 +145,7 @@ def make_plan(engine: Engine, machine: Loading, source: Size, settings: Any) -> 
         cost = _Blended(engine, canvas, settings)
         if settings.batch is None:
             batch = _most(engine, cost, min(wanted, max(largest)), budget)
+    _check_overlap(engine, settings, wanted, wanted)
     tile = fit_tile(wanted, lambda side: cost(side, batch), budget, grid=grid, least=least)
     if facts.field is not None:
         tiles = sum(
@@ -123,7 +158,8 @@ def make_plan(engine: Engine, machine: Loading, source: Size, settings: Any) -> 
             for passage in canvas.passes
         )
     work = visits * sum(passage.padded.times(facts.factor).area for passage in canvas.passes)
-    return Plan(canvas, tile, batch, len(process.moments) if process else 0, tiles, cost(tile, batch), work)
+    warnings = _check_overlap(engine, settings, tile, wanted)
+    return Plan(canvas, tile, batch, len(process.moments) if process else 0, tiles, cost(tile, batch), work, warnings)
 
 
 def _budget(engine: Engine, machine: Loading) -> int:

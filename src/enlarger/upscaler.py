@@ -152,7 +152,7 @@ class Upscaler:
         picture = read(image, max_pixels=settings.max_pixels, page=settings.page)
         plan = self.plan(Size(picture.height, picture.width), settings)
         clock = _Clock(plan.work, progress, started)
-        for line in distortion(plan.canvas):
+        for line in (*distortion(plan.canvas), *plan.warnings):
             clock.warn(line)
 
         rows: Rows = WholeRows(_tensor(picture)[0])

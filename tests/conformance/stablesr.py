@@ -4,8 +4,9 @@
 
 FOLDER holds tiny networks under the published names, `config.json` with their sizes, arrays of every stage and
 `manifest.json`, which names the arrays to agree with; its README gives the limits. Everything is read from the folder.
-Networks, processes and colour fix are the product's own; what is sampled goes through the production loop, and the
-pipeline through `Upscaler`. One line for each array with its largest difference; exit 0 only if all agree.
+Networks, processes and colour fix are the product's own. What is sampled or cut into tiles goes through `Upscaler` and
+its loop, with settings that a user could give; only what was recorded (latents, prompts, noise) takes the place of what
+would be made anew. One line for each array with its largest difference; exit 0 only if all agree.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ import torch
 from torch import Tensor
 
 from enlarger import Upscaler, upscaler
-from enlarger.canvas.blend import Plane, Tiling, gaussian
+from enlarger.canvas.blend import Plane, Weights, gaussian
 from enlarger.canvas.exact import exactly
-from enlarger.canvas.geometry import place, target_size
+from enlarger.canvas.geometry import Canvas, place, target_size
 from enlarger.canvas.rows import WholeRows
 from enlarger.checkpoints.tensors import open_tensors
-from enlarger.engines.engine import Prediction
+from enlarger.engines.engine import Conditioning, Decoded, Engine, Facts, Prediction
 from enlarger.engines.stablesr import Contexts, StableSR, StableSRConditioning, original_scale, toward
 from enlarger.picture import colour
 from enlarger.picture.degrade import (
@@ -55,11 +56,9 @@ from enlarger.picture.degrade import (
     with_gaussian_noise,
     with_poisson_noise,
 )
-from enlarger.sampling import loop
 from enlarger.sampling.respaced import (
     Chain,
     RespacedDDIM,
-    RespacedDDPM,
     ddim_sigmas,
     respaced,
     respaced_timesteps,
@@ -114,6 +113,11 @@ class Folder:
     def sampled_steps(self) -> int:
         """Steps of the sampling cases."""
         return int(self.config["schedule"]["sampling_steps_in_fixtures"])
+
+    @property
+    def tiles(self) -> dict[str, int]:
+        """Tile and overlap of the sampling cases, in cells."""
+        return {"tile": self.config["canvas"]["tile_size"], "overlap": self.config["canvas"]["tile_overlap"]}
 
 
 @dataclass
@@ -242,18 +246,15 @@ def encoder(folder: Folder) -> Made:
 
 def unet(folder: Folder) -> Made:
     """The UNet with its modulation, from inside too."""
-    arrays, network = folder.arrays("unet"), folder.engine.unet
-    first, middle, last = network.down_blocks[0], network.mid_block, network.up_blocks[-1].resnets[-1]
+    arrays = folder.arrays("unet")
     for case in cases_of(folder, "unet", r"(.+)_out"):
         seen: dict[str, Tensor] = {}
+        inside = [found[1] for found in folder.wanted("unet", rf"{case}_(time_emb|spade_.+?|h_.+?)(?:_ch0_\d+)?")]
         handles = [
-            network.time_embedding.register_forward_hook(keep(seen, "time_emb")),
-            first.resnets[0].spade.register_forward_hook(keep(seen, "spade_in1")),
-            after(first, 0).register_forward_hook(keep(seen, "h_in1")),
-            middle.resnets[0].spade.register_forward_hook(keep(seen, "spade_mid", "spade_mid_in")),
-            middle.register_forward_hook(keep(seen, "h_mid")),
-            after(network.up_blocks[0], 0).register_forward_hook(keep(seen, "h_out0")),
-            last.spade.register_forward_hook(keep(seen, "spade_last")),
+            module_of(folder, name.removesuffix("_in")).register_forward_hook(
+                keep(seen, name, entering=name.endswith("_in"))
+            )
+            for name in inside
         ]
         latent, timestep = (tensor(folder.arrays("encoder")[f"{case}_{name}"]) for name in ("latent", "t"))
         noisy, context = tensor(arrays[f"{case}_x"]), tensor(arrays[f"{case}_context"])
@@ -265,6 +266,31 @@ def unet(folder: Folder) -> Made:
                 yield found[0], seen["time_emb"]
             elif found[1] in seen:
                 yield found[0], seen[found[1]][:1, : int(found[2]) + 1 if found[2] else None]
+
+
+def module_of(folder: Folder, name: str) -> Any:
+    """The module that an array is the output of: time_emb, spade_PLACE or h_PLACE; PLACE is in1, mid, out0, last."""
+    network = folder.engine.unet
+    if name == "time_emb":
+        return network.time_embedding
+    kind, place = name.split("_")
+    if place == "mid":
+        return network.mid_block.resnets[0].spade if kind == "spade" else network.mid_block
+    if place == "last":
+        return network.up_blocks[-1].resnets[-1].spade
+    way, number = re.fullmatch(r"(in|out)(\d+)", place).groups()  # type: ignore[union-attr]
+    # The first block on the way in is a convolution; the last of a level shrinks, and on the way out also enlarges.
+    blocks = folder.engine.description.unet.blocks + 1
+    level, inner = divmod(int(number) - (way == "in"), blocks)
+    stage = network.down_blocks[level] if way == "in" else network.up_blocks[level]
+    if kind == "spade":
+        return stage.resnets[inner].spade
+    if way == "in" and inner == blocks - 1:
+        return stage.downsamplers[0]
+    if way == "out" and inner == blocks - 1 and stage.upsamplers is not None:
+        return stage.upsamplers[0]
+    attentions = getattr(stage, "attentions", None)
+    return stage.resnets[inner] if attentions is None else attentions[inner]
 
 
 def vae(folder: Folder) -> Made:
@@ -296,7 +322,7 @@ def cfw(folder: Folder) -> Made:
             yield found[0], engine.decoded(latent, features, int(found[1]) / 100).pixels
 
 
-# --- sampling: everything goes through `loop.denoise` -----------------------------------------------------------------
+# --- sampling: everything goes through `Upscaler` ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -304,23 +330,6 @@ class Placed(StableSRConditioning):
     """With the cells' own places, so that a tile knows where it lies."""
 
     where: Plane = field(kw_only=True)
-
-
-@dataclass
-class Watched:
-    """The engine, as the loop asks for it, with a note of every tile that it was given."""
-
-    engine: StableSR
-    windows: list[list[tuple[int, ...]]] = field(default_factory=list)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
-
-    def predict(self, noisy: Tensor, moment: Any, conditioning: Any) -> Prediction:
-        """The engine's, noted: (y0, y1, x0, x1) of each tile of the forward pass."""
-        places = conditioning.where.tensor.long()
-        self.windows.append([window(place) for place in places])
-        return self.engine.predict(noisy, moment, conditioning)
 
 
 def window(place: Tensor) -> tuple[int, ...]:
@@ -336,7 +345,7 @@ def places(height: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Run:
-    """What the loop gave.
+    """What came out of a run.
 
     Attributes:
         states: After each moment, (steps, B, C, h, w).
@@ -354,55 +363,105 @@ class Run:
         return self.states[-1]
 
 
+ORIGINAL = {"compatibility": "original", "color_fix": "none", "scale": 1}
+"""Settings of every recorded latent: it is as large as the picture, and pixels are not looked at."""
+
+
+def process_of(folder: Folder, **settings: Any) -> Any:
+    """The process that the engine has for some settings."""
+    return folder.engine.steps(folder.upscaler.settings(**ORIGINAL, **settings))
+
+
 def run(
     folder: Folder,
-    steps: Any,
-    *,
     latent: Array,
     contexts: Contexts,
     noises: Sequence[Array],
-    start: bool = True,
-    tiling: Tiling | None = None,
-    scale: float = 1.0,
+    *,
+    tile: int | None = None,
+    overlap: int = 0,
+    process: Any = None,
     adjust: Any = None,
+    reference: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Run:
-    """One picture through the production loop."""
-    height, width = latent.shape[-2:]
-    grid = folder.engine.facts.grid
+    """A picture through `Upscaler`, of which only what was recorded is not made anew.
+
+    Args:
+        folder: The folder.
+        latent: What the picture is encoded as, (1, C, h, w).
+        contexts: What the prompts are encoded as.
+        noises: What is drawn, in its order.
+        tile: Side of a tile in cells; the whole canvas if None.
+        overlap: Cells that tiles share.
+        process: A process that no settings give.
+        adjust: A pull of the clean estimates that no settings give.
+        reference: A pull as the engine's record has it.
+        **settings: As a user gives them.
+    """
+    engine, height, width = folder.engine, *latent.shape[-2:]
+    grid, denoise = engine.facts.grid, upscaler.denoise
     record = Placed(
         Plane(torch.zeros(1, 3, grid * height, grid * width), grid),
         Plane(tensor(latent)),
         contexts,
-        start=start,
+        start=settings.get("start", "lr") == "lr",
         where=Plane(places(height, width)),
+        **(reference or {}),
     )
-    watched = Watched(folder.engine)
-    passed = list(
-        loop.denoise(
-            watched,
-            record,
-            steps,
-            Recorded(list(noises)),
-            size=Size(height, width),
-            tiling=tiling or Tiling(),
-            guidance_scale=scale,
-            adjust=adjust,
-            preview=True,
+    states, cleans, windows = [], [], []
+
+    def placed(ours: Canvas, values: Any) -> Canvas:
+        # The original enlarges and pads as it likes; the recorded latents have the size that they have.
+        theirs = type(engine).placed(engine, ours, values)
+        return theirs if theirs.passes[0].padded == ours.passes[0].padded else ours
+
+    def predict(noisy: Tensor, moment: Any, conditioning: Any) -> Prediction:
+        windows.append([window(place) for place in conditioning.where.tensor.long()])
+        return type(engine).predict(engine, noisy, moment, conditioning)
+
+    def watched(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for step in denoise(*arguments, **{**options, "preview": True}):
+            if step.state is not None and step.clean is not None:
+                states.append(step.state)
+                cleans.append(step.clean)
+            yield step
+
+    instead: dict[str, Any] = {
+        "placed": placed,
+        "condition": lambda *_: record,
+        "predict": predict,
+        "decode_canvas": lambda *_: Decoded(record.source.tensor),
+    }
+    if process is not None:
+        instead["steps"] = lambda _: process
+    if adjust is not None:
+        instead["adjust"] = lambda _: adjust
+    with (
+        mock.patch.object(upscaler, "SequentialNoise", return_value=Recorded(list(noises))),
+        mock.patch.object(upscaler, "denoise", watched),
+        mock.patch.multiple(engine, **instead),
+    ):
+        folder.upscaler(
+            np.zeros((grid * height, grid * width, 3), np.float32),
+            tile=grid * (tile or max(height, width)),
+            overlap=grid * overlap,
+            **ORIGINAL,
+            **settings,
         )
-    )
-    done = [step for step in passed if step.state is not None]
-    states = torch.stack([step.state for step in done if step.state is not None])
-    cleans = torch.stack([step.clean for step in done if step.clean is not None])
-    return Run(states, cleans, watched.windows)
+    return Run(torch.stack(states), torch.stack(cleans), windows)
 
 
-def ddpm(folder: Folder, count: int, start_at: int | None = None) -> RespacedDDPM:
-    """The process of a recorded run, which may start at a timestep."""
-    engine, strength = folder.engine, None
-    if start_at is not None:
-        kept = [step for step in respaced_timesteps(count, len(engine.chain)) if step <= start_at]
-        strength = min(1.0, (len(kept) + 0.5) / count)
-    return RespacedDDPM(count, prediction=engine.prediction, strength=strength, chain=engine.chain)
+def begun_at(folder: Folder, count: int, timestep: int) -> float:
+    """The strength with which a run of some steps begins at a timestep, or at the first step below it."""
+    kept = [step for step in respaced_timesteps(count, len(folder.engine.chain)) if step <= timestep]
+    return min(1.0, (len(kept) + 0.5) / count)
+
+
+def noised(folder: Folder, latent: Array, noise: Array, timestep: int) -> Tensor:
+    """A latent as noisy as the training has it at a timestep."""
+    share = float(folder.engine.chain.alphas_cumprod[timestep])
+    return share**0.5 * tensor(latent) + (1 - share) ** 0.5 * tensor(noise)
 
 
 def sample(folder: Folder) -> Made:
@@ -411,49 +470,45 @@ def sample(folder: Folder) -> Made:
     context, positive, negative = (tensor(arrays[f"context{name}"]) for name in ("", "_pos", "_neg"))
     empty = Contexts(context)
     latent = arrays["latent"]
-    process = ddpm(folder, count)
+    process = process_of(folder, steps=count)
     yield "timesteps", np.array(process.chain.timesteps)
     yield "context", folder.engine.context("")
 
     noises = [arrays["noised_noise"], *arrays["noised_step_noise"]]
     yield "noised_x_T", process.start(Recorded(noises[:1]), latent.shape, tensor(latent))
-    made = run(folder, process, latent=latent, contexts=empty, noises=noises)
+    made = run(folder, latent, empty, noises, steps=count)
     yield "noised_steps", made.states
     yield "noised_out", made.out
 
     noises = [arrays["pure_x_T"], *arrays["pure_step_noise"]]
-    yield "pure_out", run(folder, ddpm(folder, count), latent=latent, contexts=empty, noises=noises, start=False).out
+    yield "pure_out", run(folder, latent, empty, noises, steps=count, start="noise").out
 
-    process = ddpm(folder, count, int(arrays["start_t"]))
-    noises = [arrays["start_noise"], *arrays["start_step_noise"]]
+    strength = begun_at(folder, count, int(arrays["start_t"]))
+    process = process_of(folder, steps=count, strength=strength)
+    state, first = noised(folder, latent, arrays["start_noise"], int(arrays["start_t"])), arrays["start_noise"]
+    if process.moments[0].timestep != int(arrays["start_t"]):
+        # Noised as at a timestep that is left out: the noise that makes the same state at the first that is kept.
+        share = float(folder.engine.chain.alphas_cumprod[int(process.moments[0].timestep)])
+        first = ((state - share**0.5 * tensor(latent)) / (1 - share) ** 0.5).numpy()
+    noises = [first, *arrays["start_step_noise"]]
     yield "start_x_T", process.start(Recorded(noises[:1]), latent.shape, tensor(latent))
-    made = run(folder, process, latent=latent, contexts=empty, noises=noises)
+    made = run(folder, latent, empty, noises, steps=count, strength=strength)
     yield "start_steps", made.states
     yield "start_out", made.out
 
     noises, both = [arrays["guided_x_T"], *arrays["guided_step_noise"]], Contexts(positive, negative)
     scale = float(arrays["guided_scale"])
-    guided = run(folder, ddpm(folder, count), latent=latent, contexts=both, noises=noises, start=False, scale=scale)
-    yield "guided_out", guided.out
+    yield "guided_out", run(folder, latent, both, noises, steps=count, start="noise", guidance_scale=scale).out
 
     items = []
     for item, words in enumerate((context, positive)):
         noises = [arrays["batch_x_T"][item : item + 1], *arrays["batch_step_noise"][:, item : item + 1]]
         one = arrays["batch_latent"][item : item + 1]
-        each = run(folder, ddpm(folder, count), latent=one, contexts=Contexts(words), noises=noises, start=False)
-        items.append(each.out)
+        items.append(run(folder, one, Contexts(words), noises, steps=count, start="noise").out)
     yield "batch_out", torch.cat(items)
 
-    noises = [arrays["long_x_T"], *arrays["long_step_noise"]]
-    process = ddpm(folder, len(arrays["long_step_noise"]))
-    yield "long_out", run(folder, process, latent=arrays["long_latent"], contexts=empty, noises=noises, start=False).out
-
-
-def canvas_tiling(folder: Folder, batch: int = 1) -> Tiling:
-    """The folder's tiles, as the engine has them under its compatibility option."""
-    facts = folder.engine.facts_for(folder.upscaler.settings(compatibility="original"))
-    config = folder.config["canvas"]
-    return Tiling(config["tile_size"], config["tile_overlap"], batch, weights=facts.weights, placement=facts.placement)
+    noises, long = [arrays["long_x_T"], *arrays["long_step_noise"]], len(arrays["long_step_noise"])
+    yield "long_out", run(folder, arrays["long_latent"], empty, noises, steps=long, start="noise").out
 
 
 def tile_weight(side: int) -> Tensor:
@@ -465,140 +520,101 @@ def canvas(folder: Folder) -> Made:
     """Tiles."""
     arrays, count = folder.arrays("canvas"), folder.sampled_steps
     context, positive, negative = (tensor(arrays[f"context{name}"]) for name in ("", "_pos", "_neg"))
-    process, empty = ddpm(folder, count), Contexts(context)
+    process, empty = process_of(folder, steps=count), Contexts(context)
     yield "timesteps", np.array(process.chain.timesteps)
-    yield "tile_weights", tile_weight(folder.config["canvas"]["tile_size"])
+    yield "tile_weights", tile_weight(folder.tiles["tile"])
     for case in cases_of(folder, "canvas", r"(.+)_windows"):
         latent = arrays[f"{case}_latent"]
-        fields = [arrays[f"{case}_noise"], *arrays[f"{case}_step_noise"]]
-
-        def through(
-            tiling: Tiling | None,
-            contexts: Contexts = empty,
-            scale: float = 1.0,
-            noises: Sequence[Array] = fields,
-            latent: Array = latent,
-        ) -> Run:
-            return run(
-                folder,
-                ddpm(folder, count),
-                latent=latent,
-                contexts=contexts,
-                noises=noises,
-                tiling=tiling,
-                scale=scale,
-            )
-
-        yield f"{case}_x_T", process.start(Recorded(fields[:1]), latent.shape, tensor(latent))
-        made = through(canvas_tiling(folder))
+        noises = [arrays[f"{case}_noise"], *arrays[f"{case}_step_noise"]]
+        yield f"{case}_x_T", process.start(Recorded(noises[:1]), latent.shape, tensor(latent))
+        made = run(folder, latent, empty, noises, steps=count, **folder.tiles)
         windows = [one for group in made.windows for one in group]
         yield f"{case}_windows", np.array(windows[: len(windows) // count])
         yield f"{case}_first_x0", made.cleans[0]
         # Without noise, the first step ends at the posterior's mean.
-        quiet = through(canvas_tiling(folder), noises=[fields[0], *(np.zeros_like(each) for each in fields[1:])])
-        yield f"{case}_first_mean", quiet.states[0]
+        quiet = [noises[0], *(np.zeros_like(each) for each in noises[1:])]
+        yield f"{case}_first_mean", run(folder, latent, empty, quiet, steps=count, **folder.tiles).states[0]
         yield f"{case}_steps", made.states
         yield f"{case}_out", made.out
-        pairs = through(canvas_tiling(folder, 2))
-        sizes = [len(group) for group in pairs.windows]
-        yield f"{case}_windows_per_forward_bs2", np.array(sizes[: len(sizes) // count])
-        yield f"{case}_out_bs2", pairs.out
+        for found in folder.wanted("canvas", rf"{case}_windows_per_forward_bs(\d+)"):
+            several = run(folder, latent, empty, noises, steps=count, batch=int(found[1]), **folder.tiles)
+            sizes = [len(group) for group in several.windows]
+            yield found[0], np.array(sizes[: len(sizes) // count])
+            yield f"{case}_out_bs{found[1]}", several.out
         if f"canvas/{case}_guided_out" in folder.cases:
-            scale = float(arrays["guided_scale"])
-            yield f"{case}_guided_out", through(canvas_tiling(folder), Contexts(positive, negative), scale).out
+            both, scale = Contexts(positive, negative), float(arrays["guided_scale"])
+            guided = run(folder, latent, both, noises, steps=count, guidance_scale=scale, **folder.tiles)
+            yield f"{case}_guided_out", guided.out
         if f"canvas/{case}_untiled_out" in folder.cases:
-            yield f"{case}_untiled_out", through(None).out
+            yield f"{case}_untiled_out", run(folder, latent, empty, noises, steps=count).out
 
 
 def ddim(folder: Folder) -> Made:
     """DDIM as the original scripts run it, and as their library does."""
     arrays, engine, count = folder.arrays("ddim"), folder.engine, folder.sampled_steps
     context, positive, negative = (tensor(arrays[f"context{name}"]) for name in ("", "_pos", "_neg"))
-    latent = arrays["latent"]
-    uniform = uniform_timesteps(count, len(engine.chain))[:count]
-
-    def process(eta: float = 0.0, timesteps: Sequence[int] | None = None) -> RespacedDDIM:
-        return RespacedDDIM(
-            count, prediction=engine.prediction, eta=eta, published=True, timesteps=timesteps, chain=engine.chain
-        )
-
-    table = process(float(arrays["eta_value"]))
+    latent, settings = arrays["latent"], {"steps": count, "scheduler": "ddim"}
+    eta = float(arrays["eta_value"])
+    table = process_of(folder, **settings, eta=eta)
     yield "net_timesteps", np.array([int(moment.timestep) for moment in reversed(table.moments)])
+    # Where the steps do not divide the training's, the list is longer than what is used of it.
+    uniform = uniform_timesteps(count, len(engine.chain))[: len(arrays["table_timesteps"])]
+    unused = engine.chain.alphas_cumprod[list(uniform[count:])]
+    shares = np.append(table.shares, unused)
+    before = np.append(table.shares_prev, shares[count - 1 : -1] if len(unused) else [])
     yield "table_timesteps", np.array(uniform)
-    yield "table_alphas", table.shares
-    yield "table_alphas_prev", table.shares_prev
-    yield "eta_sigmas", table.sigmas
-    yield "x_T", process().start(Recorded([arrays["noise"]]), latent.shape, tensor(latent))
+    yield "table_alphas", shares
+    yield "table_alphas_prev", before
+    yield "eta_sigmas", np.append(table.sigmas, ddim_sigmas(shares, before, eta)[count:])
+    yield "x_T", table.start(Recorded([arrays["noise"]]), latent.shape, tensor(latent))
 
-    def through(steps: RespacedDDIM, words: Contexts, scale: float = 1.0, noises: Sequence[Array] = ()) -> Run:
-        fields = [arrays["noise"], *noises]
-        return run(folder, steps, latent=latent, contexts=words, noises=fields, scale=scale)
-
-    against = Contexts(context, negative)
-    made = through(process(), Contexts(context))
+    noises, against, scale = [arrays["noise"]], Contexts(context, negative), float(arrays["guided_scale"])
+    made = run(folder, latent, Contexts(context), noises, **settings)
     yield "plain_out", made.out
     yield "plain_pred_x0", made.cleans
-    made = through(process(), against, float(arrays["guided_scale"]))
+    made = run(folder, latent, against, noises, guidance_scale=scale, **settings)
     yield "guided_out", made.out
     yield "guided_pred_x0", made.cleans
-    yield "scale1_pos_out", through(process(), Contexts(positive)).out
-    made = run(
-        folder,
-        process(timesteps=uniform),
-        latent=latent,
-        contexts=against,
-        noises=[arrays["x_T"]],
-        start=False,
-        scale=float(arrays["uniform_scale"]),
+    yield "scale1_pos_out", run(folder, latent, Contexts(positive), noises, **settings).out
+    process = RespacedDDIM(
+        count, prediction=engine.prediction, published=True, timesteps=uniform[:count], chain=engine.chain
     )
+    of_library = {**settings, "start": "noise", "guidance_scale": float(arrays["uniform_scale"])}
+    made = run(folder, latent, against, [arrays["x_T"]], process=process, **of_library)
     yield "uniform_guided_out", made.out
     yield "uniform_guided_pred_x0", made.cleans
-    noises = list(arrays["eta_step_noise"])
-    yield "eta_out", through(table, against, float(arrays["eta_scale"]), noises).out
+    noises = [arrays["noise"], *arrays["eta_step_noise"]]
+    with_eta = {**settings, "eta": eta, "guidance_scale": float(arrays["eta_scale"])}
+    yield "eta_out", run(folder, latent, against, noises, **with_eta).out
 
-    for name, words, scale in (("plain", Contexts(context), 1.0), ("guided", against, float(arrays["guided_scale"]))):
-        made = run(
-            folder,
-            process(),
-            latent=arrays["canvas_latent"],
-            contexts=words,
-            noises=[arrays["canvas_x_T"]],
-            start=False,
-            tiling=canvas_tiling(folder),
-            scale=scale,
-        )
-        yield f"canvas_{name}_out", made.out
+    latent, noises = arrays["canvas_latent"], [arrays["canvas_x_T"]]
+    for name, words, strong in (("plain", Contexts(context), 1.0), ("guided", against, scale)):
+        tiled = {**settings, **folder.tiles, "start": "noise", "guidance_scale": strong}
+        yield f"canvas_{name}_out", run(folder, latent, words, noises, **tiled).out
 
 
 def face(folder: Folder) -> Made:
     """Guidance by a reference."""
     arrays, count = folder.arrays("face"), folder.sampled_steps
-    kept = ddpm(folder, count).chain.timesteps
+    kept = process_of(folder, steps=count).chain.timesteps
     yield "timesteps", np.array(kept)
     for case in cases_of(folder, "face", r"(.+)_out"):
         batch = len(arrays[f"{case}_latent"])
         rate, iterations = float(arrays[f"{case}_lr"]), int(arrays[f"{case}_iters"])
         first, last = (int(index) for index in arrays[f"{case}_range"])
         strength = 1 - (1 - 2 * rate / batch) ** iterations
+        until = kept[first] if first < count else np.inf
         items = []
         for item in range(batch):
             one = slice(item, item + 1)
-            pull = toward(
-                tensor(arrays[f"{case}_ref"][one]),
-                strength,
-                until=kept[first] if first < len(kept) else np.inf,
-                since=kept[min(last, len(kept) - 1)],
-            )
+            there = tensor(arrays[f"{case}_ref"][one])
+            pull = {"reference": there, "reference_strength": strength, "reference_until": until}
+            # No setting says until when the first steps are free.
+            late = toward(there, strength, until=until, since=kept[last]) if last < count - 1 else None
             noises = [arrays[f"{case}_x_T"][one], *arrays[f"{case}_step_noise"][:, one]]
-            made = run(
-                folder,
-                ddpm(folder, count),
-                latent=arrays[f"{case}_latent"][one],
-                contexts=Contexts(tensor(arrays["context"])),
-                noises=noises,
-                start=False,
-                adjust=pull,
-            )
+            words = Contexts(tensor(arrays["context"]))
+            latent = arrays[f"{case}_latent"][one]
+            made = run(folder, latent, words, noises, steps=count, start="noise", reference=pull, adjust=late)
             items.append(made.out)
         yield f"{case}_out", torch.cat(items)
 
@@ -680,33 +696,11 @@ def bytes_(folder: Folder) -> Made:
 bytes_.__name__ = "bytes"
 
 
-@dataclass
-class Told:
-    """A network that says what was recorded for each tile, and notes where the tiles lie."""
-
-    answers: list[Array] = field(default_factory=list)
-    windows: list[tuple[int, ...]] = field(default_factory=list)
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    dtype: torch.dtype = torch.float32
-
-    def latent(self, conditioning: Any) -> None:
-        """There is none."""
-
-    def state_channels(self) -> int:
-        """As many as a picture has."""
-        return 3
-
-    def predict(self, noisy: Tensor, moment: Any, conditioning: Any) -> Prediction:
-        """What was recorded; where nothing was, the state."""
-        self.windows += [window(place) for place in conditioning.where.tensor.long()]
-        return Prediction(tensor(self.answers.pop(0))[None] if self.answers else noisy)
-
-
 @dataclass(frozen=True)
-class Where:
+class Where(Conditioning):
     """The cells' own places."""
 
-    where: Plane
+    where: Plane = field(kw_only=True)
 
 
 class Once:
@@ -727,37 +721,81 @@ class Once:
         return prediction
 
 
-def tiled_once(height: int, width: int, tiling: Tiling, answers: Sequence[Array] = ()) -> tuple[Told, Tensor]:
-    """One step of the production loop over tiles, and what it blends; answers are the tiles' own, in their order."""
-    told = Told(list(answers))
-    record, size = Where(Plane(places(height, width))), Size(height, width)
-    passed = list(loop.denoise(told, record, Once(), Recorded([]), size=size, tiling=tiling))
-    assert passed[-1].state is not None
-    return told, passed[-1].state
+class Splitter(Engine):
+    """Says what was recorded for each tile, and notes where the tiles lie; what cuts and blends is the house.
+
+    Attributes:
+        windows: (y0, y1, x0, x1) of each tile, in their order.
+        blended: What became of the answers, (1, 3, h, w).
+    """
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, facts: Facts, answers: Sequence[Array] = ()) -> None:
+        """Answer with these, one for each tile; with nothing where there are none."""
+        self.facts = facts
+        self.answers = list(answers)
+        self.windows: list[tuple[int, ...]] = []
+        self.blended = torch.empty(0)
+
+    @classmethod
+    def load(cls, model: str | None, machine: Any, components: Any = None) -> Splitter:
+        """There is nothing to load."""
+        raise NotImplementedError
+
+    def steps(self, settings: Any) -> Any:
+        """See `Engine.steps`."""
+        return Once()
+
+    def condition(self, source: Tensor, *_: Any) -> Where:
+        """See `Engine.condition`."""
+        height, width = (side // self.facts.grid for side in source.shape[2:])
+        return Where(Plane(source, self.facts.grid), where=Plane(places(height, width)))
+
+    def predict(self, noisy: Tensor, moment: Any, conditioning: Any) -> Prediction:
+        """See `Engine.predict`."""
+        self.windows += [window(place) for place in conditioning.where.tensor.long()]
+        return Prediction(tensor(self.answers.pop(0))[None] if self.answers else noisy)
+
+    def decode(self, latent: Tensor, conditioning: Conditioning) -> Tensor:
+        """See `Engine.decode`."""
+        self.blended = latent
+        return conditioning.source.tensor
+
+
+def split_up(
+    folder: Folder, size: Size, side: int, stride: int, answers: Sequence[Array] = (), weights: Weights | None = None
+) -> Splitter:
+    """A picture of `size` cells through `Upscaler`, cut as the engine's compatibility option has it."""
+    facts = folder.engine.facts_for(folder.upscaler.settings(**ORIGINAL))
+    grid = max(1, -(-16 // side))  # no tile that is asked for has less than 16 pixels
+    weights = facts.weights if weights is None else weights
+    # The picture splitter's windows keep their size where the picture is smaller.
+    facts = replace(facts, grid=grid, stride=grid, fill=True, weights=weights, bytes_per_pixel=16)
+    splitter = Splitter(facts, answers)
+    picture = np.zeros((grid * size.height, grid * size.width, 3), np.float32)
+    Upscaler(splitter)(picture, tile=grid * side, overlap=grid * (side - stride), **ORIGINAL)
+    return splitter
 
 
 def split(folder: Folder) -> Made:
     """The picture splitter: windows, and their results put together."""
-    arrays, facts = folder.arrays("split"), folder.engine.facts_for(folder.upscaler.settings(compatibility="original"))
-
-    def tiling(window: int, stride: int, weights: Any = facts.weights) -> Tiling:
-        return Tiling(window, window - stride, weights=weights, placement=facts.placement, fill=True)
-
-    def positions(height: int, width: int, window: int, stride: int) -> Array:
-        windows = tiled_once(height, width, tiling(window, stride))[0].windows
-        return np.array(windows)
-
+    arrays = folder.arrays("split")
     for found in folder.wanted("split", r"pos(\d+)"):
-        yield found[0], positions(*(int(value) for value in arrays["cases"][int(found[1])]))
+        height, width, side, stride = (int(value) for value in arrays["cases"][int(found[1])])
+        yield found[0], np.array(split_up(folder, Size(height, width), side, stride).windows)
     side, stride = (int(value) for value in arrays["merge_size_stride"])
-    height, width = arrays["merge_image"].shape[-2:]
-    yield "merge_pos", positions(height, width, side, stride)
+    size = Size(*arrays["merge_image"].shape[-2:])
+    yield "merge_pos", np.array(split_up(folder, size, side, stride).windows)
     yield "merge_weight", tile_weight(side)
-    for name, weights in (("gaussian", facts.weights), ("plain", "flat")):
-        cuts = tiling(side, stride, weights)
-        yield f"merge_{name}", tiled_once(height, width, cuts, list(arrays["merge_patches"]))[1]
-    side, stride, factor = (int(value) for value in arrays["sf4_size_stride_sf"])
-    yield "sf4_pos", positions(30, 30, side, stride) * factor
+    patches = list(arrays["merge_patches"])
+    yield "merge_gaussian", split_up(folder, size, side, stride, patches).blended
+    yield "merge_plain", split_up(folder, size, side, stride, patches, "flat").blended
+    for found in folder.wanted("split", r"(sf\d+)_pos"):
+        side, stride, factor = (int(value) for value in arrays[f"{found[1]}_size_stride_sf"])
+        # The picture's size stands nowhere but in where the last window ends.
+        size = Size(*(int(arrays[found[0]][:, end].max()) // factor for end in (1, 3)))
+        yield found[0], np.array(split_up(folder, size, side, stride).windows) * factor
 
 
 def pipeline(folder: Folder) -> Made:
@@ -775,8 +813,6 @@ def pipeline(folder: Folder) -> Made:
         seen["decoded"] = type(engine).decode_canvas(engine, latent, *arguments)
         return seen["decoded"]
 
-    tile = folder.config["canvas"]
-    grid = engine.facts.grid
     with (
         mock.patch.object(upscaler, "SequentialNoise", return_value=noise),
         mock.patch.object(engine, "condition", condition),
@@ -787,7 +823,7 @@ def pipeline(folder: Folder) -> Made:
             scale=float(arrays["upscale"]),
             steps=folder.sampled_steps,
             tile=int(arrays["input_size"]),
-            overlap=grid * tile["tile_overlap"],
+            overlap=engine.facts.grid * folder.tiles["overlap"],
             cfw_weight=float(arrays["dec_w"]),
             color_fix=str(arrays["colorfix"]),
             compatibility="original",
@@ -844,7 +880,8 @@ def degradation_ops(folder: Folder) -> Made:
     picture = tensor(arrays["jpeg_image"])
     yield "jpeg_factor", np.array([jpeg_factor(float(quality)) for quality in arrays["jpeg_quality"]])
     yield "jpeg_out", jpeg(picture, arrays["jpeg_quality"].tolist())
-    yield "jpeg_out_q75", jpeg(picture[:1], [meta["jpeg_out_q75"]["quality"]])
+    for found in folder.wanted("degradation_ops", r"jpeg_out_q\d+"):
+        yield found[0], jpeg(picture[:1], [meta[found[0]]["quality"]])
     for found in folder.wanted("degradation_ops", r"resize_(\w+?)_(\d+)(?:x(\d+))?"):
         if found[3]:
             yield found[0], resized(image[:1], found[1], size=(int(found[2]), int(found[3])))  # type: ignore[arg-type]
@@ -889,7 +926,7 @@ def degradation_full(folder: Folder) -> Made:
         if ranges["use_usm"]:
             clean = sharpened(clean)
         factor, side = int(ranges["sf"]), int(ranges["gt_size"])
-        size = (clean.shape[2] // factor, clean.shape[3] // factor)
+        size = (clean.shape[2] / factor, clean.shape[3] / factor)
         small = carried_out(choices, clean, size, Fields(*fields))[
             ..., top : top + side // factor, left : left + side // factor
         ]
@@ -984,20 +1021,12 @@ def maps_of(folder: Folder, case: str) -> tuple[Tensor, ...]:
     return folder.engine.encoder(tensor(arrays[f"{case}_latent"]), tensor(arrays[f"{case}_t"]))
 
 
-def after(stage: Any, place: int) -> Any:
-    """The last module of a place in a stage: its attention, where it has one."""
-    attentions = getattr(stage, "attentions", None)
-    return attentions[place] if attentions is not None else stage.resnets[place]
-
-
-def keep(seen: dict[str, Tensor], name: str, entering: str = "") -> Any:
-    """A hook that keeps what a module gives, and what goes in."""
+def keep(seen: dict[str, Tensor], name: str, *, entering: bool = False) -> Any:
+    """A hook that keeps what a module gives, or what goes in."""
 
     def hook(_: Any, arguments: Any, output: Any) -> None:
-        output = getattr(output, "sample", output)
+        output = arguments[0] if entering else getattr(output, "sample", output)
         seen[name] = output[0] if isinstance(output, tuple) else output
-        if entering:
-            seen[entering] = arguments[0]
 
     return hook
 

@@ -11,6 +11,26 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+
+@dataclass(frozen=True)
+class Published:
+    """What is known of a published file.
+
+    Attributes:
+        name: It was published as this.
+        prediction: What its UNet predicts, "epsilon" or "v_prediction".
+        native: Pixels of the side of the squares that it was trained on.
+    """
+
+    name: str
+    prediction: str
+    native: int
+
+
+CATALOG: Mapping[str, Published] = {}
+"""First 16 digits of a file's SHA-256, as `enlarger inspect` prints them -> the file. None is recorded yet: there was
+no published file at hand to take it from."""
+
 UNET = "model.diffusion_model."
 ENCODER = "structcond_stage_model."
 AUTOENCODER = "first_stage_model."

@@ -140,7 +140,7 @@ class StableSRSettings(SeededSettings):
         "balanced": {"steps": 50, "start": "lr"},
         "vivid": {"steps": 200, "cfw_weight": 0.0, "start": "noise"},
         "turbo": {"steps": 4, "start": "lr"},
-        "768v": {"steps": 200, "cfw_weight": 0.0, "start": "lr", "tile": 768, "overlap": 384},
+        "768v": {"steps": 200, "cfw_weight": 0.0, "start": "lr", "tile": 768},
     }
 
     preset: str | None = setting(
@@ -181,8 +181,8 @@ class StableSRSettings(SeededSettings):
         0.0, "Take back the overexposure of strong guidance, 0 to 1.", low=0, high=1, metavar="F", group="Prompt"
     )
     overlap: int | None = setting(
-        None, "Output pixels that neighbouring tiles share; at most half a tile.", kind="int", low=0, high=8192,
-        metavar="N", group="Tiles",
+        None, "Output pixels that neighbouring tiles share; at most half a tile, which is the default.", kind="int",
+        low=0, high=8192, metavar="N", group="Tiles",
     )  # fmt: skip
     reference: str | None = setting(
         None, "A picture of the same scene that the result is pulled to, such as a restored face.", kind="file",

@@ -31,7 +31,7 @@ from enlarger.canvas.geometry import Canvas, Pass
 from enlarger.engines.catalog import STABLESR
 from enlarger.engines.device import pick_device, pick_dtype
 from enlarger.engines.engine import Conditioning, Decoded, Engine, Facts, Loaded, Prediction, together
-from enlarger.engines.stablesr_files import LICENCE, WORDS, Shelf, opened, predicted
+from enlarger.engines.stablesr_files import LICENCE, WORDS, Shelf, native_size, opened, predicted
 from enlarger.engines.stablesr_parts import Description, described_beside
 from enlarger.errors import ModelError, SettingsError
 from enlarger.networks.cfw import Weighted, Wrapping
@@ -425,7 +425,7 @@ def original_canvas(canvas: Canvas, scale: float | None, least: int) -> Canvas:
 
     Returns:
         The picture enlarged by `original_scale`, sides rounded down, and padded to multiples of 32; both sides by up
-        to 32 whenever one needs it. The target is ours.
+        to 32 whenever one needs it. The target is ours, but for a scale, which gives sides that are rounded down.
     """
     source = canvas.source
     factor = original_scale(source, scale or canvas.scale, least)
@@ -433,7 +433,8 @@ def original_canvas(canvas: Canvas, scale: float | None, least: int) -> Canvas:
     padded = size
     if size.height % 32 or size.width % 32:
         padded = Size(*((side // 32 + 1) * 32 for side in size))
-    return Canvas(source, canvas.target, (Pass(size, padded, 1),))
+    target = canvas.target if scale is None else Size(int(source.height * scale), int(source.width * scale))
+    return Canvas(source, target, (Pass(size, padded, 1),))
 
 
 def toward(reference: Tensor, strength: float, *, until: float, since: float = math.inf) -> Adjust:
@@ -496,7 +497,7 @@ def load(model: str, machine: StableSRMachine) -> StableSR:
         shelf.take_vae(vae)
         loaded.append(Loaded(vae.name, vae.digest))
     networks = shelf.read(dtype, device)
-    native = description.native or (768 if prediction == "v_prediction" or "768" in checkpoint.name else 512)
+    native = native_size(found, checkpoint, prediction)
     engine = StableSR(description, **networks, prediction=prediction, native=native, limit=machine.max_memory)
     notes = [f"{checkpoint.name} is taken to predict {WORDS[prediction]}: {why}", *probed(engine), LICENCE]
     record = together(*loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from enlarger.checkpoints.configs import predicts_velocity
 from enlarger.checkpoints.families import FAMILIES, words
 from enlarger.checkpoints.load import assign
 from enlarger.checkpoints.open import Checkpoint, look_at
-from enlarger.checkpoints.stablesr import AUTOENCODER, TextNames, leftover
+from enlarger.checkpoints.stablesr import AUTOENCODER, CATALOG, TextNames, leftover
 from enlarger.checkpoints.tensors import LazyTensor
 from enlarger.engines import stablesr_parts as parts
 from enlarger.engines.stablesr_parts import Description, Inventory
@@ -55,10 +56,11 @@ def opened(model: str, machine: StableSRMachine, families: Collection[str], opti
 
 
 def predicted(asked: str | None, found: Description | None, checkpoint: Checkpoint) -> tuple[str, str]:
-    """What the network predicts, and who says so: the option, what lies beside the file, or its name.
+    """What the network predicts, and who says so: the option, what lies beside the file, its digest, or its name.
 
     Nothing in the tensors tells; `stablesr.probed` looks at what the network does.
     """
+    known = CATALOG.get(checkpoint.digest)
     if asked is not None:
         return asked, "as --prediction says"
     if found is not None and found.prediction:
@@ -66,10 +68,34 @@ def predicted(asked: str | None, found: Description | None, checkpoint: Checkpoi
     velocity = predicts_velocity(checkpoint.files[0], checkpoint.everything())
     if velocity is not None:
         return "v_prediction" if velocity else "epsilon", "as the configuration beside it says"
+    if known is not None:
+        return known.prediction, f"as its digest says, which is that of the published {known.name}"
     name = checkpoint.name.lower()
     if "768v" in name or "face_stablesr" in name:
         return "v_prediction", "as its name says"
     return "epsilon", "as most of its kind do, and nothing says otherwise"
+
+
+def native_size(found: Description | None, checkpoint: Checkpoint, prediction: str) -> int:
+    """Pixels of the side of the squares that a model was trained on, as what says what it predicts has it.
+
+    Where nothing does, those of the published model that predicts the same.
+    """
+    if found is not None and found.native:
+        return found.native
+    yaml = checkpoint.files[0].with_suffix(".yaml")
+    if yaml.is_file() and yaml.stat().st_size < 1 << 20:
+        # The networks have an image_size of their own, which nothing reads.
+        sizes = re.findall(r"^ {0,4}image_size:\s*(\d+)", yaml.read_text("utf-8", "replace"), re.MULTILINE)
+        if sizes:
+            return int(sizes[0])
+    known = CATALOG.get(checkpoint.digest)
+    if known is not None:
+        return known.native
+    name = checkpoint.name.lower()
+    if "face_stablesr" in name:
+        return 512
+    return 768 if "768" in name or prediction == "v_prediction" else 512
 
 
 class Shelf:

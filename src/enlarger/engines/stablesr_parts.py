@@ -45,8 +45,11 @@ class UNetShape:
         multipliers: width of each level in units of `channels`.
         blocks: residual blocks in a level on the way down.
         attention: how many times smaller than the latent a level is that has attention.
-        head: channels of one head.
+        head: channels of one head; 0 where the number of heads is the same everywhere.
         context: channels of the text.
+        heads: of every attention, where that is so.
+        depth: transformer blocks in an attention.
+        linear: whether an attention is entered and left by linear layers; else by convolutions of one cell.
     """
 
     inputs: int = 4
@@ -57,6 +60,9 @@ class UNetShape:
     attention: tuple[int, ...] = (1, 2, 4)
     head: int = 64
     context: int = 1024
+    heads: int = 0
+    depth: int = 1
+    linear: bool = True
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -164,6 +170,10 @@ class Description:
         unet, encoder = config.get("unet", {}), config.get("structcond", {})
         first, text = config.get("first_stage", {}).get("ddconfig", {}), config.get("text", {})
         cfw, schedule = config.get("cfw", {}), config.get("schedule", {})
+        _check_known({"unet": unet, "structcond": encoder, "schedule": schedule})
+        if cfw.get("ddconfig", first) != first:
+            raise ValueError("cfw has another autoencoder than first_stage")
+        unet_head, encoder_head = unet.get("num_head_channels", 64), encoder.get("num_head_channels", -1)
         plain, e, v, t = UNetShape(), EncoderShape(), AutoencoderShape(), TextShape()
         start, end, count = cls.betas
         return cls(
@@ -174,8 +184,11 @@ class Description:
                 tuple(map(int, unet.get("channel_mult", plain.multipliers))),
                 int(unet.get("num_res_blocks", plain.blocks)),
                 tuple(map(int, unet.get("attention_resolutions", plain.attention))),
-                int(unet.get("num_head_channels", plain.head)),
+                max(0, int(unet_head)),
                 int(unet.get("context_dim", plain.context)),
+                int(unet["num_heads"]) if unet_head < 1 else 0,
+                int(unet.get("transformer_depth", plain.depth)),
+                bool(unet.get("use_linear_in_transformer", plain.linear)),
             ),
             EncoderShape(
                 int(encoder.get("in_channels", e.inputs)),
@@ -185,6 +198,7 @@ class Description:
                 tuple(map(int, encoder.get("attention_resolutions", e.attention))),
                 int(encoder.get("num_heads", e.heads)),
                 int(encoder.get("out_channels", e.outputs)),
+                max(0, int(encoder_head)),
             ),
             AutoencoderShape(
                 int(first.get("ch", v.channels)),
@@ -216,6 +230,32 @@ class Description:
 
 PREDICTIONS = {"eps": "epsilon", "epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 """A configuration's word for what the network predicts -> ours."""
+
+
+KNOWN: Mapping[str, Mapping[str, Any]] = {
+    "unet": {"use_spatial_transformer": True, "legacy": False, "dims": 2, "use_scale_shift_norm": False},
+    "structcond": {
+        "dims": 2,
+        "conv_resample": True,
+        "use_scale_shift_norm": False,
+        "resblock_updown": False,
+        "use_new_attention_order": False,
+    },
+    "schedule": {"v_posterior": 0, "clip_denoised": False},
+}
+"""Part -> what its configuration may say of what has one form here."""
+
+
+def _check_known(parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse what is built otherwise than anything published.
+
+    Raises:
+        ValueError: A part is.
+    """
+    for part, config in parts.items():
+        for name, value in KNOWN[part].items():
+            if config.get(name, value) != value:
+                raise ValueError(f"{part}.{name} is {config[name]}, and nothing published has other than {value}")
 
 
 def described_beside(model: Path) -> Description | None:
@@ -253,8 +293,9 @@ def build_unet(shape: UNetShape, map_channels: int) -> nn.Module:
             up_block_types=tuple("CrossAttnUpBlock2D" if there else "UpBlock2D" for there in reversed(attended)),
             cross_attention_dim=shape.context,
             # Diffusers' name for the number of heads.
-            attention_head_dim=tuple(width // shape.head for width in shape.widths),
-            use_linear_projection=True,
+            attention_head_dim=tuple(width // shape.head if shape.head else shape.heads for width in shape.widths),
+            transformer_layers_per_block=shape.depth,
+            use_linear_projection=shape.linear,
         )
         modulate(unet, map_channels)
     network: nn.Module = unet

@@ -31,6 +31,7 @@ class EncoderShape:
         blocks: residual blocks in a level.
         attention: how many times smaller than the latent a level is that has attention after each block.
         heads: of every attention.
+        head: channels of a head, where these are the same everywhere instead of the heads; else 0.
         outputs: channels of every map.
     """
 
@@ -41,6 +42,11 @@ class EncoderShape:
     attention: tuple[int, ...] = (1, 2, 4)
     heads: int = 4
     outputs: int = 256
+    head: int = 0
+
+    def heads_of(self, width: int) -> int:
+        """Heads of an attention of so many channels."""
+        return width // self.head if self.head else self.heads
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -150,7 +156,7 @@ class TimeAwareEncoder(nn.Module):
                 width = multiplier * shape.channels
                 parts: list[nn.Module] = [ResidualBlock(channels, width, time)]
                 if 2**level in shape.attention:
-                    parts.append(Attention(width, shape.heads))
+                    parts.append(Attention(width, shape.heads_of(width)))
                 blocks.append(nn.ModuleList(parts))
                 channels = width
             widths.append(channels)
@@ -158,7 +164,7 @@ class TimeAwareEncoder(nn.Module):
         self.middle_block = nn.ModuleList(
             [
                 ResidualBlock(channels, channels, time),
-                Attention(channels, shape.heads),
+                Attention(channels, shape.heads_of(channels)),
                 ResidualBlock(channels, channels, time),
             ]
         )

@@ -437,8 +437,12 @@ def _noisy(picture: Tensor, noise: Noise, draws: Draws) -> Tensor:
     return add(picture, noise.level, noise.grey, draws)
 
 
-def carried_out(choices: Plan, picture: Tensor, size: tuple[int, int], draws: Draws) -> Tensor:
-    """One picture (1, 3, H, W), sharpened before if that is wanted, degraded to `size` (h, w); clipped, not rounded."""
+def carried_out(choices: Plan, picture: Tensor, size: tuple[float, float], draws: Draws) -> Tensor:
+    """One picture (1, 3, H, W), sharpened before if that is wanted, degraded to `size` (h, w); clipped, not rounded.
+
+    Sides that are no whole numbers are cut down in the end; the resize between takes its share of what they are.
+    """
+    end = (int(size[0]), int(size[1]))
 
     def blurred(x: Tensor, kernel: Tensor | None) -> Tensor:
         return x if kernel is None else filtered(x, kernel[None])
@@ -451,7 +455,7 @@ def carried_out(choices: Plan, picture: Tensor, size: tuple[int, int], draws: Dr
     x = _noisy(x, second.noise, draws)
 
     def last(x: Tensor) -> Tensor:
-        return blurred(resized(x, choices.last_mode, size=size), choices.last_kernel)
+        return blurred(resized(x, choices.last_mode, size=end), choices.last_kernel)
 
     x = jpeg(last(x), [second.quality]) if choices.resize_first else last(jpeg(x, [second.quality]))
     return x.clamp(0, 1)
