@@ -22,6 +22,7 @@ from enlarger.settings import to_json
 from enlarger.size import Size
 
 if TYPE_CHECKING:
+    from enlarger.engines.engine import Loaded
     from enlarger.picture.picture import Picture
     from enlarger.picture.write import OutputPlan
     from enlarger.result import Result
@@ -69,6 +70,7 @@ class Desk:
         jobs: All jobs. Of a single picture that was named nothing is expected to be done: what is there is in its way.
         pipe_in: Gives the bytes of the job without a source.
         pipe_out: Takes the bytes of the job without an output.
+        on_load: Told once what the engine was loaded from.
 
     Attributes:
         waits: Whether places that another run has taken are waited for.
@@ -81,12 +83,13 @@ class Desk:
         jobs: Sequence[Job],
         pipe_in: Callable[[], bytes] | None = None,
         pipe_out: Callable[[bytes], None] | None = None,
+        on_load: Callable[[Loaded], None] | None = None,
     ) -> None:
         self.order = order
         self.several = len(jobs) > 1 or any(job.listed for job in jobs)
         self.waits = False
         self.stop = threading.Event()
-        self._pipe_in, self._pipe_out = pipe_in, pipe_out
+        self._pipe_in, self._pipe_out, self._on_load = pipe_in, pipe_out, on_load
         self._piped: bytes | None = None
         self._upscaler: Upscaler | None = None
         self._swept: set[Path] = set()
@@ -237,6 +240,8 @@ class Desk:
 
             order = self.order
             self._upscaler = Upscaler(order.listing.facts.name, order.model, **order.machine)
+            if self._on_load is not None:
+                self._on_load(self._upscaler.engine.loaded)
         return self._upscaler
 
     def make(self, picture: Opened, watch: Watch, number: int) -> Result | Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from enlarger.batch.desk import Desk
@@ -12,6 +12,7 @@ from enlarger.batch.order import Order, Outcome
 from enlarger.size import Size
 
 if TYPE_CHECKING:
+    from enlarger.engines.engine import Loaded
     from enlarger.planning import Plan
     from enlarger.upscaler import Upscaler
 
@@ -30,13 +31,20 @@ NOT_FOR_PROBE = (
 """Settings that would make the probe another size or slower than the picture's own tiles, or that name places in it."""
 
 
-def rehearse(jobs: Sequence[Job], order: Order) -> Generator[Outcome, None, None]:
+def rehearse(
+    jobs: Sequence[Job], order: Order, *, on_load: Callable[[Loaded], None] | None = None
+) -> Generator[Outcome, None, None]:
     """What `run` would do with each job: state "planned", or what is wrong with it already now.
+
+    Args:
+        jobs: From `jobs.plan`.
+        order: What is asked for.
+        on_load: See `run`.
 
     Raises:
         ModelError, ResourceError: The engine cannot be loaded.
     """
-    desk = Desk(order, jobs)
+    desk = Desk(order, jobs, on_load=on_load)
     for job in jobs:
         read = desk.read(job)
         if isinstance(read, Outcome):
@@ -56,7 +64,8 @@ def rehearse(jobs: Sequence[Job], order: Order) -> Generator[Outcome, None, None
         try:
             picture, _ = found
             plan = upscaler.plan(Size(picture.height, picture.width), order.record)
-            yield Outcome(job, "planned", plan.canvas.target, plan=told(plan, seconds(upscaler, order, plan)))
+            report = told(plan, seconds(upscaler, order, plan))
+            yield Outcome(job, "planned", plan.canvas.target, warnings=plan.warnings, plan=report)
         except Exception as error:
             yield Outcome(job, "failed", error=error)
 

@@ -22,6 +22,7 @@ from enlarger.batch.order import Order, Outcome
 from enlarger.errors import Interrupted
 
 if TYPE_CHECKING:
+    from enlarger.engines.engine import Loaded
     from enlarger.upscaler import Callback
 
 LARGE = 64_000_000
@@ -47,6 +48,7 @@ def run(
     watch: Watch = unwatched,
     pipe_in: Callable[[], bytes] | None = None,
     pipe_out: Callable[[bytes], None] | None = None,
+    on_load: Callable[[Loaded], None] | None = None,
     overlap: bool = True,
 ) -> Generator[Outcome, None, None]:
     """Do the jobs; each one's outcome comes when it is sure, in their order, those that another run was making last.
@@ -61,13 +63,14 @@ def run(
         watch: Shows how far one picture is.
         pipe_in: Gives the bytes of the job without a source.
         pipe_out: Takes the bytes of the job without an output.
+        on_load: Told what the engine was loaded from, once and before it computes.
         overlap: Whether the next picture is read and the last one written while one is computed. The results are the
             same.
 
     Raises:
         ModelError, ResourceError: The engine cannot be loaded.
     """
-    desk = Desk(order, jobs, pipe_in, pipe_out)
+    desk = Desk(order, jobs, pipe_in, pipe_out, on_load)
     apart = overlap and len(jobs) > 1
     queue, put_off = deque(enumerate(jobs, 1)), deque[tuple[int, Job]]()
     ahead: Beside[Read | Outcome] | None = None

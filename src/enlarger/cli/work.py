@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from enlarger.batch.jobs import Job
 from enlarger.batch.order import Order, Outcome
@@ -18,6 +18,9 @@ from enlarger.cli.report import Reports
 from enlarger.cli.say import bug, line
 from enlarger.errors import EnlargerError, Interrupted, OutputError, PartialError, PictureError
 from enlarger.settings import to_json
+
+if TYPE_CHECKING:
+    from enlarger.engines.engine import Loaded
 
 SLACK = 64 << 20
 """Bytes that a piped picture may have beside 32 for each pixel that is allowed."""
@@ -43,6 +46,8 @@ class Work:
         self.reports = reports
         self.debug = debug
         self._alone = False
+        self._warned: tuple[str, tuple[str, ...]] = ("", ())
+        self._notes: tuple[str, ...] = ()
 
     def all(self, jobs: Sequence[Job]) -> int:
         """Do them; a failing one does not stop the others.
@@ -63,9 +68,9 @@ class Work:
         self._alone = len({job.source for job in jobs}) == 1
         counts: Counter[str] = Counter()
         outcomes = (
-            rehearse(jobs, self.order)
+            rehearse(jobs, self.order, on_load=self._loaded)
             if self.dry_run
-            else run(jobs, self.order, watch=watch, pipe_in=self._piped_in, pipe_out=_pipe_out)
+            else run(jobs, self.order, watch=watch, pipe_in=self._piped_in, pipe_out=_pipe_out, on_load=self._loaded)
         )
         try:
             for outcome in outcomes:
@@ -122,12 +127,22 @@ class Work:
             return True
         return False
 
+    def _loaded(self, loaded: Loaded) -> None:
+        """What there is to say of the model, before the work and not again with every picture."""
+        self._notes = loaded.notes
+        for note in loaded.notes:
+            self.reporter.say(f"enlarger: note: {note}")
+
     def _tell(self, outcome: Outcome) -> None:
         """What became of a picture: for people, or as JSON."""
         job, place = outcome.job, outcome.job.output or "standard output"
-        if outcome.state == "made":
+        if outcome.state in ("made", "planned"):
+            told = self._warned[1] if self._warned[0] == job.name else ()  # samples of one picture share them
+            self._warned = (job.name, outcome.warnings)
             for warning in outcome.warnings:
-                self.reporter.say(f"enlarger: warning: {job.name}: {warning}")
+                if warning not in (*told, *self._notes):
+                    self.reporter.say(f"enlarger: warning: {job.name}: {warning}")
+        if outcome.state == "made":
             seed = "" if outcome.seed is None else f", seed {outcome.seed}"
             engine = self.order.listing.facts.name
             self.reporter.say(f"{place}: {outcome.size}, {engine}{seed}, {duration(outcome.seconds or 0)}")
