@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import enlarger
-from enlarger.checkpoints.tensors import open_tensors
+from enlarger.checkpoints.stablesr import Published
+from enlarger.checkpoints.tensors import Tensors, open_tensors
 from enlarger.cli.main import main
+from enlarger.engines import stablesr_files
 from enlarger.engines.settings import StableSRSettings
+from enlarger.engines.stablesr_files import native_size, predicted
+from enlarger.engines.stablesr_parts import Description
 from enlarger.errors import ModelError, SettingsError
 from enlarger.settings import rules
 from tests.checkpoints import published
+from tests.engines.published_stablesr import envelope
 from tests.engines.test_latent_contract import furthest, picture
 
 FAST = {"steps": 2, "scale": 4}
@@ -297,7 +304,14 @@ def test_a_wrong_file_is_told_with_where_it_belongs(call, files, tmp_path_factor
     told = refused(call, 4, "-m", control)
     assert "ControlNet" in told
     assert "-e controlnet" in told
-    assert "-m" in refused(call, 2)
+    sd15 = published.write_folder(folder / "sd15", published.parts("sd15"))
+    assert "-e img2img" in refused(call, 4, "-m", sd15)
+    assert "-m" in refused(call, 4)
+    autoencoder = folder / "vae.safetensors"
+    tensors = open_tensors(files / "cfw.safetensors")
+    save_file({key: each.load() for key, each in tensors.items() if "fusion" not in key}, autoencoder)
+    for option in (("-m", autoencoder), ("-m", files / "model.safetensors", "--cfw", autoencoder)):
+        assert "--vae" in refused(call, 4, *option)
 
 
 def copied(files, folder, change):
@@ -370,3 +384,123 @@ def test_no_part_is_taken_from_memory():
         enlarger.Upscaler("stablesr", components={"unet": torch.nn.Identity()})
     with pytest.raises(ModelError, match="ships no weights"):
         enlarger.Upscaler("stablesr")
+
+
+def test_a_training_checkpoint_gives_the_same_bytes_as_safetensors(call, files, upscaler, tmp_path_factory, capsys):
+    folder = tmp_path_factory.mktemp("training")
+    shutil.copy(files / "config.json", folder)
+    model = envelope(folder / "x.ckpt", load_file(files / "model.safetensors"))
+    loose = {key: tensor.load(torch.float32) for key, tensor in open_tensors(files / "cfw.safetensors").items()}
+    cfw = envelope(folder / "y.ckpt", loose)
+    up = enlarger.Upscaler("stablesr", str(model), cfw=str(cfw), device="cpu")
+    wanted = upscaler(picture(6, 8), **FAST).pixels
+    assert np.array_equal(up(picture(6, 8), **FAST).pixels, wanted)
+    assert "pytorch_lightning" not in sys.modules
+
+    converted = [folder / "a" / "model.safetensors", folder / "a" / "cfw.safetensors"]
+    converted[0].parent.mkdir()
+    shutil.copy(files / "config.json", folder / "a")
+    for source, target in zip((model, cfw), converted, strict=True):
+        assert main(["models", "convert", str(source), str(target)]) == 0, capsys.readouterr().err
+    made = []
+    twins = [files / "model.safetensors", files / "cfw.safetensors"]
+    for place, (weights, decoder) in enumerate(((model, cfw), converted, twins)):
+        code, _, error = call("-m", weights, "--cfw", decoder, "--steps", "2", "--no-metadata", "-o", f"{place}.png")
+        assert code == 0, error
+        made.append(Path(f"{place}.png").read_bytes())
+    assert made[0] == made[1] == made[2]
+
+
+# What a model predicts, and on what it was trained
+
+
+@dataclass
+class Found:
+    """As much of a `Checkpoint` as is asked."""
+
+    path: Path
+    digest: str = "0123456789abcdef"
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def everything(self) -> Tensors:
+        return Tensors({}, metadata=self.metadata)
+
+
+def test_what_it_predicts_is_said_by_the_option_then_beside_the_file_then_by_its_digest_then_by_its_name(
+    tmp_path, monkeypatch
+):
+    found = Found(tmp_path / "stablesr_768v_000139.ckpt")
+    assert predicted(None, None, found) == ("v_prediction", "as its name says")
+    assert native_size(None, found, "v_prediction") == 768
+    # Whatever said less is overruled by what says more.
+    known = {found.digest: Published("stablesr_000117.ckpt", "epsilon", 512)}
+    monkeypatch.setattr(stablesr_files, "CATALOG", known)
+    kind, why = predicted(None, None, found)
+    assert (kind, "stablesr_000117.ckpt" in why) == ("epsilon", True)
+    assert native_size(None, found, kind) == 512
+    beside = found.path.with_suffix(".yaml")
+    beside.write_text(
+        "model:\n  params:\n    parameterization: v\n    image_size: 640\n    unet:\n      image_size: 32\n"
+    )
+    assert predicted(None, None, found) == ("v_prediction", "as the configuration beside it says")
+    assert native_size(None, found, "v_prediction") == 640
+    told = Description.of_config({"parameterization": "eps", "image_size": 96})
+    assert predicted(None, told, found) == ("epsilon", "as the configuration beside it says")
+    assert native_size(told, found, "epsilon") == 96
+    assert predicted("v_prediction", told, found) == ("v_prediction", "as --prediction says")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "native"),
+    [
+        ("stablesr_000117", "epsilon", 512),
+        ("stablesr_turbo", "epsilon", 512),
+        ("stablesr_768v_000139", "v_prediction", 768),
+        ("webui_768v_139", "v_prediction", 768),
+        ("face_stablesr_000050", "v_prediction", 512),
+        ("mine", "epsilon", 512),
+    ],
+)
+def test_published_files_are_known_by_their_names(tmp_path, name, kind, native):
+    found = Found(tmp_path / f"{name}.ckpt")
+    assert predicted(None, None, found)[0] == kind
+    assert native_size(None, found, kind) == native
+
+
+def test_what_contradicts_the_network_is_said_aloud(call, files):
+    model = files / "model.safetensors"
+    code, _, error = call("-m", model, "--prediction", "v_prediction", "--steps", "1", "-o", "a.png")
+    assert code == 0, error
+    assert "is taken to predict velocity (v): as --prediction says" in error
+    code, _, error = call("-m", model, "--prediction", "epsilon", "--steps", "1", "-o", "b.png")
+    assert "0% of that noise back" in error  # its weights are random
+    assert "try --prediction v_prediction" in error
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"structcond": {"use_scale_shift_norm": True}}, "use_scale_shift_norm"),
+        ({"unet": {"num_head_channels": -1}}, "num_heads"),
+        ({"parameterization": "x0"}, "x0"),
+        ({"cfw": {"ddconfig": {"ch": 1}}}, "another autoencoder"),
+    ],
+)
+def test_a_configuration_that_nothing_here_can_build_is_refused(config, said):
+    with pytest.raises(ModelError, match=said):
+        Description.of_config(config)
+
+
+def test_heads_may_be_told_by_their_number_or_their_width():
+    unet = {"num_head_channels": -1, "num_heads": 8}
+    told = Description.of_config({"unet": unet, "structcond": {"num_head_channels": 32}})
+    assert (told.unet.head, told.unet.heads) == (0, 8)
+    assert [told.encoder.heads_of(width) for width in (64, 256)] == [2, 8]

@@ -32,9 +32,9 @@ REMEDIES = {
     "cfw": "give it with --cfw, and the model (such as stablesr_000117.ckpt) with --model",
     "cfw-fusion": "give it with --cfw, and the model (such as stablesr_000117.ckpt) with --model",
     "sd2": "it lacks StableSR's modules: give it with --base, and a trimmed StableSR module with --model",
-    "gan": "use it with -e gan",
+    "vae": "give it with --vae",
 }
-"""Family -> where such a file belongs."""
+"""Family -> where such a file belongs, if anywhere here."""
 
 
 def opened(model: str, machine: StableSRMachine, families: Collection[str], option: str) -> Checkpoint:
@@ -47,12 +47,10 @@ def opened(model: str, machine: StableSRMachine, families: Collection[str], opti
     checkpoint = look_at(model, models_dirs=folders, families=families)
     if checkpoint.family in families:
         return checkpoint
-    remedy = REMEDIES.get(checkpoint.family, "")
-    if checkpoint.family.startswith("controlnet"):
-        remedy = "use it with -e controlnet and --control"
-    needs = words(families)
-    end = f": {remedy}" if remedy else ""
-    raise ModelError(f"{checkpoint.name} is {FAMILIES[checkpoint.family].words}, and --{option} takes {needs}{end}")
+    family = FAMILIES[checkpoint.family]
+    elsewhere = f"use it with {family.use}" if family.use else "nothing here takes such a file"
+    remedy = REMEDIES.get(checkpoint.family, elsewhere)
+    raise ModelError(f"{checkpoint.name} is {family.words}, and --{option} takes {words(families)}: {remedy}")
 
 
 def predicted(asked: str | None, found: Description | None, checkpoint: Checkpoint) -> tuple[str, str]:
