@@ -80,10 +80,10 @@ def test_a_stablesr_file_tells_its_licence_and_what_its_makers_say(call: Call, s
     assert done.code == 0
     for words in (
         "a whole StableSR model (stablesr)", "S-Lab 1.0 (non-commercial)", "its makers say", "slower than a GAN",
-        "not wholly faithful", "complex real scenes", "engines          stablesr",
+        "not wholly faithful", "complex real scenes", "small faces", "engines          stablesr",
     ):  # fmt: skip
         assert words in done.out
     (record,) = call("inspect", "--json", stablesr / "model.safetensors").records
-    assert len(record["limits"]) == 3
+    assert len(record["limits"]) == 4
     (record,) = call("inspect", "--json", stablesr / "cfw.safetensors").records
     assert (record["family"], record["limits"]) == ("cfw", [])

@@ -17,8 +17,10 @@ STABLESR_LIMITS = (
     "many steps, so much slower than a GAN, the more above 512 or 768 pixels",
     "not wholly faithful: it generates, and may change what was there",
     "details of complex real scenes may be wrong",
+    "small faces and Chinese characters are weak (its author, in issues 34 and 61)",
 )
-"""What the card of StableSR's weights says that they do not do well (huggingface.co/Iceclear/StableSR)."""
+"""What StableSR's weights do not do well, as their card says (huggingface.co/Iceclear/StableSR), in other words; the last
+as their author does (github.com/IceClear/StableSR)."""
 
 
 @dataclass(frozen=True)
