@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 Layout = Literal["folder", "file", "hub"]
 
 CLIP_PARTS = ("text_encoder", "text_encoder_2")
+
+PARTS = ("unet", "vae", "controlnet", *CLIP_PARTS)
+"""What a folder must hold one of."""
 
 CONFIGURED = ("unet", "vae", *CLIP_PARTS, "controlnet", "scheduler", "low_res_scheduler", "model_index")
 """What a folder has configurations of that change a result."""
@@ -90,6 +94,11 @@ class Checkpoint:
         """
         found = self.configs.find(part)
         if found is None:
+            if len(self.parts) == 1 and (self.root / "config.json").is_file():
+                (alone,) = self.parts
+                raise ModelError(
+                    f"{self.name} is a {alone} alone, without a {part}: name the folder of the whole model, above it"
+                )
             if self.layout != "file":
                 raise ModelError(f"the folder of {self.name} has no configuration of its {part}: fetch the model again")
             raise ModelError(f"nothing says how the {part} of {self.name} is built: {self._remedy}")
@@ -313,10 +322,14 @@ def _folder(path: Path, config: Configs | None) -> Checkpoint:
     alone = path / "config.json"
     if (path / "model_index.json").is_file() or not alone.is_file():
         names = list(parts_of(path))
-        if not names:
+        if not names or not set(names) & set(PARTS):
+            inside = list(islice(walk(path), 4))
+            several = ", ".join(each.relative_to(path).as_posix() for each in inside[:3])
+            more = ", ..." if len(inside) > 3 else ""
+            holds = f"it holds others ({several}{more}): name one of them" if inside else ""
             raise ModelError(
                 f"the folder {path.name} is no model: it has no folder unet, vae or text_encoder with weights in it; "
-                "name the file that you mean, or fetch the model again"
+                f"{holds or 'name the file that you mean, or fetch the model again'}"
             )
         folders = {name: path / name for name in names}
     else:

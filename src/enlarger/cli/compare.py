@@ -243,6 +243,8 @@ def _target(args: argparse.Namespace) -> Path:
             raise OutputError(f"{target} is an input; choose another name")
     if target.exists() and not args.overwrite:
         raise OutputError(f"{target} exists already; --overwrite replaces it")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {target.parent} cannot be written to; choose another with -o")
     return target
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 from enlarger.cli.say import line
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 EVERY = 10.0
 """Seconds between two lines where there is no terminal."""
+
+PATIENCE = 3.0
+"""Seconds of silence after which it is said what is going on."""
 
 
 class Reporter:
@@ -33,11 +38,36 @@ class Reporter:
         if not self._quiet:
             print(line(text), file=sys.stderr)
 
+    def waiting(self, text: str) -> Patience:
+        """A message that is shown only where what comes next takes long."""
+        return Patience(text, self.say)
+
     def picture(self, label: str) -> Watch:
         """Watch one picture; `with` takes the bar away at the end, however it ends."""
         if self._quiet or not self._bar:
             return Watch()
         return _Bar(label) if self._terminal else _Lines(label, self)
+
+
+class Patience:
+    """A line for those who have waited for some seconds without hearing anything.
+
+    Args:
+        text: The line; "" for none.
+        say: Shows it.
+    """
+
+    def __init__(self, text: str, say: Callable[[str], None]) -> None:
+        self._timer = threading.Timer(PATIENCE, lambda: say(text) if text else None)
+        self._timer.daemon = True
+
+    def start(self) -> None:
+        """From now on they wait."""
+        self._timer.start()
+
+    def stop(self) -> None:
+        """What they waited for is there; twice does no harm."""
+        self._timer.cancel()
 
 
 class Watch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,9 @@ class Reports:
             if job.source is None or job.output is None:
                 raise SettingsError("--report needs an input and a result that are files: what is piped is gone")
             self._waiting.setdefault(self._stem(job), []).append(job)
+        for place in {stem.parent for stem in self._waiting}:
+            if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+                raise OutputError(f"the folder {place} of --report cannot be written to; choose another")
         pictures = {path.resolve() for job in jobs for path in (job.source, job.output) if path is not None}
         for stem, group in self._waiting.items():
             if len({job.source for job in group}) > 1:

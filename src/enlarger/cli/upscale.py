@@ -162,7 +162,8 @@ def ordered(args: argparse.Namespace) -> Order:
     if (model or earlier) and "models_dir" not in rules(find(engine).facts.machine):
         given.pop("models_dir", None)  # where the model's own name is looked up: for every engine that takes one
     listing, settings, record, machine = split(engine, given)
-    if earlier and listing.facts.needs_model and engine == earlier.get("engine"):
+    # What ships bears its engine's name; any other model was the user's own.
+    if earlier and engine == earlier.get("engine") and (earlier.get("model") or engine) != engine:
         model = _recorded_model(args.recorded, earlier, model, machine, listing.facts.machine, folder)
     if listing.facts.needs_model and model is None:
         raise ModelError(f"engine {engine} needs a model: name its file or folder with -m")

@@ -48,6 +48,8 @@ class Work:
         self._alone = False
         self._warned: tuple[str, tuple[str, ...]] = ("", ())
         self._notes: tuple[str, ...] = ()
+        model = Path(order.model or "").name
+        self._patience = reporter.waiting(f"enlarger: loading the model {model} ..." if model else "")
 
     def all(self, jobs: Sequence[Job]) -> int:
         """Do them; a failing one does not stop the others.
@@ -72,6 +74,7 @@ class Work:
             if self.dry_run
             else run(jobs, self.order, watch=watch, pipe_in=self._piped_in, pipe_out=_pipe_out, on_load=self._loaded)
         )
+        self._patience.start()
         try:
             for outcome in outcomes:
                 counts[outcome.state] += 1
@@ -86,6 +89,8 @@ class Work:
             if len(jobs) > 1:
                 self.reporter.say(f"{counts['made'] + counts['there']} of {len(jobs)} pictures are done")
             raise
+        finally:
+            self._patience.stop()
         return self._summary(counts, len(jobs))
 
     def _summary(self, counts: Counter[str], total: int) -> int:
@@ -98,7 +103,8 @@ class Work:
             self.reporter.say(f"{counts['own']} results of Enlarger were left alone; name them to enlarge them")
         if counts["failed"]:
             done = counts["made"] + counts["there"]
-            raise PartialError(f"{counts['failed']} of {total} pictures failed, {done} are done")
+            are = "is" if done == 1 else "are"
+            raise PartialError(f"{counts['failed']} of {total} pictures failed, {done} {are} done")
         if counts["reports"]:
             raise PartialError(f"{counts['reports']} reports could not be written; all pictures are done")
         if total > 1 and not self.dry_run:
@@ -129,6 +135,7 @@ class Work:
 
     def _loaded(self, loaded: Loaded) -> None:
         """What there is to say of the model, before the work and not again with every picture."""
+        self._patience.stop()
         self._notes = loaded.notes
         for note in loaded.notes:
             self.reporter.say(f"enlarger: note: {note}")

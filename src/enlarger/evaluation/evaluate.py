@@ -20,7 +20,7 @@ from PIL import Image
 
 import enlarger
 from enlarger.engines.catalog import find
-from enlarger.errors import EnlargerError, Interrupted, PictureError, SettingsError
+from enlarger.errors import EnlargerError, Interrupted, OutputError, PictureError, SettingsError
 from enlarger.evaluation.folders import matching, pictures_in
 from enlarger.evaluation.metrics import Case, Judge, Need
 from enlarger.evaluation.pixels import Bytes, Pixels, as_bytes
@@ -204,7 +204,11 @@ class Shelf:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = (error.strerror or "unknown reason").lower()
+                raise OutputError(f"the folder {folder} cannot be made: {reason}; choose another with -o") from error
 
     def values(self, key: str) -> dict[str, Any]:
         """What is known under a key; nothing where the file is damaged."""
