@@ -46,6 +46,11 @@ def models(tmp_path_factory):
     tile.save_pretrained(folder / "control_v11f1e_sd15_tile")
     tiny.save(folder / "sdxl", xl)
     tiny.controlnet(xl["unet"]).save_pretrained(folder / "openpose-sdxl")
+    from tests.controls import test_maps
+
+    test_maps.write_pose(folder / "vitpose")
+    test_maps.write_finder(folder / "yolos")
+    test_maps.write_depth(folder / "dpt")
     return folder
 
 
@@ -117,25 +122,36 @@ STAND_INS = {
     "openpose-sdxl": "openpose-sdxl",
     "control_v11f1e_sd15_tile": "control_v11f1e_sd15_tile",
     "control_v11p_sd15_canny": "control_v11f1e_sd15_tile",
+    "control_v11p_sd15_openpose": "control_v11f1e_sd15_tile",
+    "control_v11f1p_sd15_depth": "control_v11f1e_sd15_tile",
+    "vitpose-base-simple": "vitpose",
+    "yolos-tiny": "yolos",
+    "dpt-large": "dpt",
 }
 """A name of the page's commands -> the tiny model that stands there."""
 
 
 @pytest.mark.parametrize("command", PROMPTED)
-def test_commands_with_prompts_are_accepted(command, photograph, models):
-    """Each runs as a rehearsal, with tiny models under the names of the page."""
+def test_commands_with_prompts_run(command, photograph, models, monkeypatch):
+    """Tiny models stand under the names of the page: `generate` runs, smaller than it says; `upscale` is rehearsed,
+    which enlarges a small picture with the same settings."""
+    from enlarger.controls import people
+
+    for name in ("SURE", "FOUND"):
+        monkeypatch.setattr(people, name, -100.0)  # random models are sure of nothing
     for name, stands in STAND_INS.items():
         (photograph / name).symlink_to(models / stands)
     Image.new("RGB", (256, 256), "white").save("small.png")
     Image.new("RGB", (64, 64), "white").save("dog.jpg")
-    Path("pose.json").write_text('{"people": []}')
-    _, *words = shlex.split(command)
+    Path("pose.json").write_text('{"canvas_width": 9, "canvas_height": 9, "people": []}')
+    _, *words = shlex.split(re.sub(r"--steps \d+", "--steps 4", command))
     if words[0] == "generate":
         place = words.index("--upscale") if "--upscale" in words else len(words)
-        words[place:place] = ["--dry-run"]
+        words[place:place] = ["--width", "32", "--height", "32", "--steps", "2"]
     else:
         words += ["--dry-run"]
     assert main(words) == 0
+    assert words[0] == "upscale" or any(photograph.glob(f"{Path(words[words.index('-o') + 1]).stem}*.png"))
 
 
 RESTORING = re.findall(r"^enlarger .*", (ROOT / "docs" / "stablesr.md").read_text(), re.M)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enlarger.engines.catalog import InterpolateSettings, PocketSettings, find, listings, setting_names
+from enlarger.engines.catalog import find, listings, setting_names
+from enlarger.engines.settings import InterpolateSettings, PocketSettings
 from enlarger.errors import SettingsError
 from enlarger.settings import MAX_SEED, Machine, SeededSettings, build, check, rules, setting, to_json
 from enlarger.size import Size

@@ -82,7 +82,7 @@ class Generator:
         if engine == IMG2IMG.name:
             return Upscaler(Img2Img(IMG2IMG, parts), max_memory=parts.limit)
         if engine == CONTROLNET.name and self.engine.nets:
-            return Upscaler(ControlNet(CONTROLNET, parts, self.engine.nets, self.engine.depth), max_memory=parts.limit)
+            return Upscaler(ControlNet(CONTROLNET, parts, self.engine.nets, self.engine.maps), max_memory=parts.limit)
         return None
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from enlarger.cli import work
-from enlarger.engines.catalog import PocketSettings
+from enlarger.engines.settings import PocketSettings
 from enlarger.errors import ResourceError
 from enlarger.picture.read import read_rgb
 from tests.cli.support import Called, files, picture

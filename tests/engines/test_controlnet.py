@@ -273,41 +273,38 @@ def test_thresholds_soft_edges_and_key_points_change_the_picture(upscaler, tmp_p
     assert furthest(posed, upscaler(source, **settings, control_image=path, control_size="64x64")) > 1e-3
 
 
-def test_a_depth_map_comes_from_the_users_model(parts, tmp_path, upscaler):
-    config = tiny.transformers.DPTConfig(
-        hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermediate_size=8, image_size=16, patch_size=4,
-        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[4, 4, 4, 4], fusion_hidden_size=8, is_hybrid=False,
-        initializer_range=1.0,
-    )  # fmt: skip
-    folder = tmp_path / "depth"
-    torch.manual_seed(0)
-    tiny.transformers.DPTForDepthEstimation(config).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps({
-            "image_processor_type": "DPTImageProcessor", "do_resize": True, "size": {"height": 16, "width": 16},
-            "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": False,
-        })
-    )  # fmt: skip
+def test_a_depth_map_comes_from_the_users_model(parts, tmp_path):
+    from tests.controls.test_maps import write_depth
+
+    folder = write_depth(tmp_path / "depth")
     up = enlarger.Upscaler("controlnet", components=parts, map_model=str(folder))
     source, settings = picture(24, 32), {**PLAIN, "strength": 1.0}
-    depth = up.engine.depth(source)
+    depth = up.engine.maps.depth(source)
     assert depth.shape == (24, 32)
     assert (float(depth.min()), float(depth.max())) == (0.0, 1.0)
     made = up(source, **settings, control_map="depth")
     assert furthest(made, up(source, **settings)) > 1e-3
-    with pytest.raises(SettingsError, match="--map-model"):
-        upscaler(source, **settings, control_map="depth")
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [(None, "no config.json"), ("{", "no config.json"), ('{"architectures": ["CLIPModel"]}', "no model for depth")],
-)
-def test_what_is_no_depth_model_is_refused(parts, tmp_path, content, said):
-    if content is not None:
-        (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ModelError, match=said):
-        enlarger.Upscaler("controlnet", components=parts, map_model=str(tmp_path))
+def test_a_pose_comes_from_the_users_models_and_they_are_in_the_record(parts, tmp_path, monkeypatch, other):
+    from enlarger.controls import people
+    from tests.controls.test_maps import write_pose
+
+    folder = write_pose(tmp_path / "vitpose")
+    up = enlarger.Upscaler("controlnet", components=parts, map_model=str(folder))
+    monkeypatch.setattr(people, "SURE", -100.0)
+    source, settings = checks(32, 40), {**PLAIN, "strength": 1.0}
+    made = up(source, **settings, control_map="pose")
+    assert furthest(made, up(source, **settings)) > 1e-3
+    assert furthest(made, up(source, **settings, control_map="pose", control_image=other)) > 1e-4
+    assert "vitpose" in made.model
+    assert made.digest != enlarger.Upscaler("controlnet", components=parts).engine.loaded.digest
+    assert str(tmp_path) not in json.dumps(made.record())
+    seen = []
+    monkeypatch.setattr(control, "read_hint", lambda net, image, *rest: seen.append(image) or net.hint(image))
+    up(source, **settings, control_map="pose")
+    assert float(seen[0].min()) == 0  # bones and joints on black
+    assert float(seen[0].max()) > 0.9
 
 
 # Refusals
@@ -336,7 +333,13 @@ def test_without_a_net_the_engine_says_what_to_name(parts):
         ({"control_start": 1.5}, "0 to 1"),
         ({"control_start": 0.6, "control_end": 0.5}, "never act"),
         ({"control_map": "cany"}, "did you mean canny"),
-        ({"control_map": "pose"}, "OpenPose's JSON"),
+        ({"control_map": "pose"}, "OpenPose's JSON .*--map-model.*--control-image FILE --control-map picture"),
+        ({"control_map": "depth"}, "--map-model, or a ready-made map with --control-image FILE"),
+        (
+            {"control_map": "line"},
+            "--control-image FILE --control-map picture, or take canny or soft",
+        ),
+        ({"control_map": "Lineart"}, "ready-made one with --control-image FILE"),
         ({"control_type": "tile"}, "for union nets"),
         ({"canny_low": 300, "control_map": "canny"}, "above canny_high"),
         ({"canny_low": 50}, "--control-map canny"),
@@ -355,7 +358,7 @@ def test_control_pictures_that_cannot_be_read_are_refused(upscaler, tmp_path):
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(PictureError, match="key points"):
         upscaler(picture(8, 8), **PLAIN, control_image=tmp_path / "a.json")
-    with pytest.raises(SettingsError, match="control-map picture"):
+    with pytest.raises(SettingsError, match="leave out --control-map"):
         upscaler(picture(8, 8), **PLAIN, control_image=tmp_path / "a.json", control_map="canny")
 
 

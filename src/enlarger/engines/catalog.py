@@ -13,21 +13,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from enlarger.engines.engine import Facts
 from enlarger.engines.settings import (
     ControlMachine,
     ControlNetSettings,
+    GanSettings,
     GenerateSettings,
     Img2ImgSettings,
+    InterpolateSettings,
     ModelMachine,
+    PocketSettings,
     StableSRMachine,
     StableSRSettings,
     X4Settings,
 )
 from enlarger.errors import ModelError, SettingsError
-from enlarger.settings import Loading, Machine, SeededSettings, TiledSettings, consistency, rules, setting
+from enlarger.settings import Loading, Machine, rules
 
 if TYPE_CHECKING:
     from enlarger.engines.engine import Engine
@@ -44,42 +47,6 @@ class Listing:
 
     facts: Facts
     target: str
-
-
-@dataclass(frozen=True)
-class InterpolateSettings(TiledSettings):
-    """What `interpolate` may be told."""
-
-    filter: str = setting(
-        "bicubic", "How pixels between pixels are found.", choices=("nearest", "bilinear", "bicubic", "lanczos")
-    )
-    linear_light: bool = setting(False, "Interpolate light instead of sRGB code values.")
-
-
-@dataclass(frozen=True)
-class PocketSettings(SeededSettings):
-    """What `pocket` may be told."""
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "faithful": {"steps": 1, "fidelity": 1.0, "consistency": 1.0},
-        "balanced": {"steps": 2, "fidelity": 0.3, "consistency": 1.0},
-        "vivid": {"steps": 4, "fidelity": 0.1, "consistency": 1.0},
-    }
-
-    preset: str | None = setting(
-        None, "Steps, fidelity and consistency at once; single options win over it.", kind="text",
-        choices=tuple(presets),
-    )  # fmt: skip
-    steps: int = setting(2, "Denoising steps: more give more texture and take longer.", choices=(1, 2, 4))
-    fidelity: float = setting(
-        0.3, "1 keeps to what the picture shows, 0 invents texture most freely.", low=0, high=1, metavar="F"
-    )
-    consistency: float = consistency(1.0)
-
-
-@dataclass(frozen=True)
-class GanSettings(TiledSettings):
-    """What `gan` may be told."""
 
 
 INTERPOLATE = Facts(

@@ -8,7 +8,7 @@ and tiles take their part of the outcome, so a tile sees the same control as the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from enlarger.canvas.tiles import halo_tiles
 from enlarger.controls.edges import canny, soft
+from enlarger.controls.maps import MapModels
 from enlarger.controls.pose import draw_pose, read_pose
 from enlarger.engines import diffusion
 from enlarger.engines.diffusion import Parts
@@ -166,12 +167,15 @@ def _base(config: Any) -> str:
     return known.get(width, f"a model whose text is {width} wide")
 
 
-def controls_of(nets: Sequence[Net], settings: ControlledSettings, *, needs_image: bool) -> tuple[Control, ...]:
+def controls_of(
+    nets: Sequence[Net], settings: ControlledSettings, maps: MapModels, *, needs_image: bool
+) -> tuple[Control, ...]:
     """Each net with its part of the settings; control pictures are read here, once for a folder.
 
     Args:
         nets: In the order in which they were named.
         settings: Lists have one value for each net, or one for all.
+        maps: The models that make maps.
         needs_image: Whether there is no input that a net could see.
 
     Raises:
@@ -183,23 +187,19 @@ def controls_of(nets: Sequence[Net], settings: ControlledSettings, *, needs_imag
         if not nets and getattr(settings, name):
             raise SettingsError(f"{name} is for a ControlNet, and none is named: name it with --control")
     images: list[str | None] = _spread("control_image", settings.control_image, len(nets), None)
-    maps: list[str | None] = _spread("control_map", settings.control_map, len(nets), None)
+    words: list[str | None] = _spread("control_map", settings.control_map, len(nets), None)
     kinds: list[str | None] = _spread("control_type", settings.control_type, len(nets), None)
     scales = _spread("control_scale", settings.control_scale, len(nets), 1.0)
     starts = _spread("control_start", settings.control_start, len(nets), 0.0)
     ends = _spread("control_end", settings.control_end, len(nets), 1.0)
     pictures: dict[str, np.ndarray[Any, Any]] = {}
     found = []
-    for net, image, made, kind, scale, start, end in zip(nets, images, maps, kinds, scales, starts, ends, strict=True):
+    for net, image, made, kind, scale, start, end in zip(nets, images, words, kinds, scales, starts, ends, strict=True):
         if image is None and needs_image:
             raise SettingsError(f"{net.name} has nothing to see: name a picture with --control-image")
         is_pose = image is not None and image.lower().endswith(".json")
         made = made or ("pose" if is_pose else "picture")
-        if is_pose != (made == "pose"):
-            raise SettingsError(
-                "the map pose is drawn from OpenPose's JSON: name the file with --control-image, or a ready-made "
-                "drawing with --control-map picture"
-            )
+        _check_map(made, maps, is_pose=is_pose)
         if image is not None and not is_pose and image not in pictures:
             pictures[image] = np.ascontiguousarray(read(image, max_pixels=settings.max_pixels).rgb(), np.float32)
         kind = kind or TYPE_OF_MAP[made]
@@ -214,6 +214,27 @@ def controls_of(nets: Sequence[Net], settings: ControlledSettings, *, needs_imag
     return tuple(found)
 
 
+def _check_map(made: str, maps: MapModels, *, is_pose: bool) -> None:
+    """Refuse a map that nothing here can make.
+
+    Raises:
+        SettingsError: Says how to supply it.
+    """
+    if is_pose and made != "pose":
+        raise SettingsError(
+            f"a JSON file of key points is drawn as a pose, not made into {made}: leave out --control-map, or name a "
+            "picture with --control-image"
+        )
+    ready = "or a ready-made map with --control-image FILE --control-map picture"
+    if made == "depth" and maps.depth is None:
+        raise SettingsError(f"a depth map needs a model: name its folder with --map-model, {ready}")
+    if made == "pose" and not is_pose and maps.pose is None:
+        raise SettingsError(
+            "a pose is drawn from OpenPose's JSON or found by a model: name the file with --control-image, the model's "
+            f"folder with --map-model, {ready}"
+        )
+
+
 def _spread(name: str, values: Sequence[Any], count: int, default: Any) -> list[Any]:
     """One value for each net."""
     if len(values) in (0, 1):
@@ -225,11 +246,7 @@ def _spread(name: str, values: Sequence[Any], count: int, default: Any) -> list[
 
 
 def control_pictures(
-    controls: Sequence[Control],
-    source: Tensor,
-    size: Size,
-    settings: ControlledSettings,
-    depth: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None,
+    controls: Sequence[Control], source: Tensor, size: Size, settings: ControlledSettings, maps: MapModels
 ) -> list[Tensor]:
     """What each net sees, (1, 3, H, W), 0..1, padded as the source is.
 
@@ -238,21 +255,21 @@ def control_pictures(
         source: The input on the canvas, (1, 3, H, W), padded at the bottom and right.
         size: Of the canvas without padding.
         settings: Thresholds, and the frame of key points.
-        depth: Makes a depth map of a picture; None without a model for it.
+        maps: The models that make maps.
 
     Raises:
-        SettingsError: A map that nothing here can make.
-        PictureError: Key points that cannot be read.
+        PictureError: Key points that cannot be read, or a picture without the people whose pose is asked for.
     """
     pictures = []
     for control in controls:
         if control.pose is not None:
             seen = draw_pose(read_pose(control.pose, size, settings.control_size), size)
         elif control.image is not None:
-            seen = np.clip(resize(control.image, size, "lanczos"), 0, 1)
+            seen = _mapped(np.clip(resize(control.image, size, "lanczos"), 0, 1), control.map, settings, maps)
         else:
-            seen = source[0, :, : size.height, : size.width].permute(1, 2, 0).cpu().numpy()
-        made = torch.from_numpy(np.ascontiguousarray(_mapped(seen, control.map, settings, depth)))
+            pixels = source[0, :, : size.height, : size.width].permute(1, 2, 0).cpu().numpy()
+            seen = _mapped(pixels, control.map, settings, maps)
+        made = torch.from_numpy(np.ascontiguousarray(seen))
         made = (made[..., None].expand(-1, -1, 3) if made.ndim == 2 else made).permute(2, 0, 1)[None]
         below, right = source.shape[2] - size.height, source.shape[3] - size.width
         pictures.append(functional.pad(made, (0, right, 0, below), mode="replicate") if below or right else made)
@@ -260,22 +277,19 @@ def control_pictures(
 
 
 def _mapped(
-    pixels: np.ndarray[Any, Any],
-    kind: str,
-    settings: ControlledSettings,
-    depth: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None,
+    pixels: np.ndarray[Any, Any], kind: str, settings: ControlledSettings, maps: MapModels
 ) -> np.ndarray[Any, Any]:
+    """A picture (H, W, 3), 0..1, as a map of some kind: (H, W) or (H, W, 3), 0..1."""
     if kind == "canny":
         return canny(pixels, settings.canny_low, settings.canny_high)
     if kind == "soft":
         return soft(pixels)
     if kind == "depth":
-        if depth is None:
-            raise SettingsError(
-                "a depth map needs a model: name its folder with --map-model, or a ready-made map with --control-image "
-                "and --control-map picture"
-            )
-        return depth(pixels)
+        assert maps.depth is not None
+        return maps.depth(pixels)
+    if kind == "pose":
+        assert maps.pose is not None
+        return draw_pose(maps.pose(pixels), Size(*pixels.shape[:2]))
     return pixels
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from enlarger.canvas.blend import Plane
 from enlarger.canvas.geometry import Pass
+from enlarger.controls.maps import MapModels, open_models
 from enlarger.engines import control, diffusion
 from enlarger.engines.control import Acting, Control, Net
 from enlarger.engines.diffusion import Parts, Prompts
@@ -52,32 +53,27 @@ class ControlledEngine(PromptedEngine):
     needs_image = False
     """Whether there is no input that a net could see."""
 
-    def __init__(self, facts: Facts, parts: Parts, nets: Sequence[Net], depth: Any = None) -> None:
+    def __init__(self, facts: Facts, parts: Parts, nets: Sequence[Net], maps: MapModels | None = None) -> None:
         super().__init__(facts, parts)
         self.nets = tuple(nets)
-        self.depth = depth
-        if nets:
-            self.loaded = together(parts.loaded, *(Loaded(net.name, net.digest) for net in self.nets))
+        self.maps = maps or MapModels()
+        beside = [*((net.name, net.digest) for net in self.nets), *self.maps.names]
+        self.loaded = together(parts.loaded, *(Loaded(name, digest) for name, digest in beside))
 
     @classmethod
     def loaded_parts(
         cls, facts: Facts, model: str | None, machine: Any, components: Mapping[str, Any] | None
-    ) -> tuple[Parts, list[Net], Any]:
-        """The model, its ControlNets, and what makes depth maps."""
+    ) -> tuple[Parts, list[Net], MapModels]:
+        """The model, its ControlNets, and what makes maps for them."""
         assert isinstance(machine, ControlMachine)
         parts = cls.parts_of(facts, model, machine, components)
         nets = control.load_nets(facts.name, parts, machine, components)
-        depth = None
-        if machine.map_model is not None:
-            from enlarger.controls.depth import DepthModel
-
-            depth = DepthModel(machine.map_model, parts.device)
-        return parts, nets, depth
+        return parts, nets, open_models(machine.map_model, parts.device)
 
     def prepare(self, settings: Any) -> ControlledScript:
         """See `Engine.prepare`: the encoded prompts, and the control pictures as they are in their files."""
         script = super().prepare(settings)
-        controls = control.controls_of(self.nets, settings, needs_image=self.needs_image)
+        controls = control.controls_of(self.nets, settings, self.maps, needs_image=self.needs_image)
         return ControlledScript(script.prompts, script.regions, controls)
 
     def controlled(
@@ -93,7 +89,7 @@ class ControlledEngine(PromptedEngine):
         fields = self.shared(source, passage, script, settings, start, remarks)
         if not script.controls:
             return fields
-        pictures = control.control_pictures(script.controls, source, passage.source, settings, self.depth)
+        pictures = control.control_pictures(script.controls, source, passage.source, settings, self.maps)
         read = [
             control.read_hint(each.net, picture, self.device, self.dtype)
             for each, picture in zip(script.controls, pictures, strict=True)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from enlarger.canvas.geometry import Pass
     from enlarger.canvas.noise import NoiseSource
-    from enlarger.engines.catalog import GanSettings
+    from enlarger.engines.settings import GanSettings
     from enlarger.sampling.steps import Adjust
     from enlarger.settings import Machine
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from enlarger.canvas.geometry import Pass
     from enlarger.canvas.noise import NoiseSource
-    from enlarger.engines.catalog import InterpolateSettings
+    from enlarger.engines.settings import InterpolateSettings
     from enlarger.settings import Loading
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from enlarger.canvas.geometry import Pass
     from enlarger.canvas.noise import NoiseSource
-    from enlarger.engines.catalog import PocketSettings
+    from enlarger.engines.settings import PocketSettings
     from enlarger.settings import Machine
 
 WEIGHTS: Path = SHIPPED / "pocket.safetensors"

@@ -9,8 +9,44 @@ from typing import Any, ClassVar
 
 from enlarger.errors import SettingsError
 from enlarger.sampling import names
-from enlarger.settings import Machine, SeededSettings, consistency, setting
+from enlarger.settings import Machine, SeededSettings, TiledSettings, consistency, setting
 from enlarger.size import Size
+
+
+@dataclass(frozen=True)
+class InterpolateSettings(TiledSettings):
+    """What `interpolate` may be told."""
+
+    filter: str = setting(
+        "bicubic", "How pixels between pixels are found.", choices=("nearest", "bilinear", "bicubic", "lanczos")
+    )
+    linear_light: bool = setting(False, "Interpolate light instead of sRGB code values.")
+
+
+@dataclass(frozen=True)
+class PocketSettings(SeededSettings):
+    """What `pocket` may be told."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "faithful": {"steps": 1, "fidelity": 1.0, "consistency": 1.0},
+        "balanced": {"steps": 2, "fidelity": 0.3, "consistency": 1.0},
+        "vivid": {"steps": 4, "fidelity": 0.1, "consistency": 1.0},
+    }
+
+    preset: str | None = setting(
+        None, "Steps, fidelity and consistency at once; single options win over it.", kind="text",
+        choices=tuple(presets),
+    )  # fmt: skip
+    steps: int = setting(2, "Denoising steps: more give more texture and take longer.", choices=(1, 2, 4))
+    fidelity: float = setting(
+        0.3, "1 keeps to what the picture shows, 0 invents texture most freely.", low=0, high=1, metavar="F"
+    )
+    consistency: float = consistency(1.0)
+
+
+@dataclass(frozen=True)
+class GanSettings(TiledSettings):
+    """What `gan` may be told."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +61,50 @@ class ModelMachine(Machine):
         None, "Where models are found by name: a folder as A1111 or ComfyUI lay it out (also ENLARGER_MODELS).",
         kind="text", metavar="FOLDER", group="Model",
     )  # fmt: skip
+    lora: tuple[str, ...] = setting(
+        (), "A LoRA: a file or a name in the models folder, and how much it counts (default 1); may be given several "
+        "times.", kind="text", many=True, metavar="FILE[:SCALE]", group="Model",
+    )  # fmt: skip
+    embedding: tuple[str, ...] = setting(
+        (), "An embedding (textual inversion) and the word that prompts call it by; may be given several times.",
+        kind="text", many=True, metavar="FILE[:WORD]", group="Model",
+    )  # fmt: skip
+
+    def verify(self) -> None:
+        """See `SizeSettings.verify`."""
+        super().verify()
+        for given in self.lora:
+            with_scale(given)
+
+
+MOST_SCALE = 10.0
+"""Largest scale of a LoRA, either way."""
+
+
+def with_scale(given: str) -> tuple[str, float]:
+    """FILE or FILE:SCALE as file and scale, 1 by default.
+
+    Raises:
+        SettingsError: A scale out of range.
+    """
+    name, colon, number = given.rpartition(":")
+    try:
+        scale = float(number)
+    except ValueError:
+        return given, 1.0
+    if not colon or not name:
+        return given, 1.0
+    if not -MOST_SCALE <= scale <= MOST_SCALE:
+        raise SettingsError(f"the scale of --lora {given} is not {-MOST_SCALE:g} to {MOST_SCALE:g}; usual are 0.4 to 1")
+    return name, scale
+
+
+def with_word(given: str) -> tuple[str, str | None]:
+    """FILE or FILE:WORD as file and word; a colon before a slash is part of the file's name."""
+    name, colon, word = given.rpartition(":")
+    if not colon or not name or "/" in word or "\\" in word:
+        return given, None
+    return name, word
 
 
 @dataclass(frozen=True)
@@ -60,6 +140,14 @@ class DenoisingSettings(SeededSettings):
                 names.check_spacing(self.spacing, scheduler)
 
 
+def _guidance(default: float) -> Any:
+    """The field `guidance_scale` with an engine's own default."""
+    return setting(
+        default, "How much the prompt counts; 1 or below is no guidance and half the work.", low=0, high=100,
+        metavar="F", group="Prompt",
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class PromptedSettings(DenoisingSettings):
     """What every engine that reads a prompt may be told."""
@@ -71,10 +159,7 @@ class PromptedSettings(DenoisingSettings):
         None, "What it must not show; used while the guidance scale is above 1.", kind="text", metavar="TEXT",
         group="Prompt",
     )  # fmt: skip
-    guidance_scale: float = setting(
-        7.5, "How much the prompt counts; 1 or below is no guidance and half the work.", low=0, high=100, metavar="F",
-        group="Prompt",
-    )  # fmt: skip
+    guidance_scale: float = _guidance(7.5)
     guidance_rescale: float = setting(
         0.0, "Take back the overexposure of strong guidance, 0 to 1.", low=0, high=1, metavar="F", group="Prompt"
     )
@@ -103,10 +188,7 @@ class X4Settings(PromptedSettings):
         None, "Noise level, guidance scale and consistency at once; single options win over it.", kind="text",
         choices=tuple(presets),
     )  # fmt: skip
-    guidance_scale: float = setting(
-        9.0, "How much the prompt counts; 1 or below is no guidance and half the work.", low=0, high=100, metavar="F",
-        group="Prompt",
-    )  # fmt: skip
+    guidance_scale: float = _guidance(9.0)
     noise_level: int = setting(
         20, "Noise added to the input, 0 to 350: the more, the more is invented.", low=0, high=350, metavar="N"
     )
@@ -286,9 +368,17 @@ class ImagineSettings(PromptedSettings):
         return ", ".join(part for part in (self.quality_words, self.prompt) if part)
 
 
+def _strength(default: float) -> Any:
+    """The field `strength` with an engine's own default."""
+    return setting(
+        default, "Share of the steps that is run, the last ones; the less, the nearer to the input.", low=0, high=1,
+        metavar="F",
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
-class Img2ImgSettings(ImagineSettings):
-    """What `img2img` may be told."""
+class RedrawSettings(ImagineSettings):
+    """What every engine may be told that noises the picture part of the way and draws it anew."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "faithful": {"strength": 0.2, "guidance_scale": 5.0},
@@ -302,15 +392,30 @@ class Img2ImgSettings(ImagineSettings):
         kind="text", choices=tuple(presets),
     )  # fmt: skip
     steps: int = setting(50, "Denoising steps: more are finer and take longer.", low=1, high=1000)
-    strength: float = setting(
-        0.3, "Share of the steps that is run, the last ones; the less, the nearer to the input.", low=0, high=1,
-        metavar="F",
-    )  # fmt: skip
+    strength: float = _strength(0.3)
     rounds: int = setting(1, "Growing step by step to the target, each size made anew.", low=1, high=8, metavar="N")
+
+
+@dataclass(frozen=True)
+class Img2ImgSettings(RedrawSettings):
+    """What `img2img` may be told."""
 
 
 MAPS = ("picture", "canny", "soft", "pose", "depth")
 """What a control picture can be made of."""
+
+NO_MAPS = ("line", "lines", "lineart", "mlsd", "hed", "pidinet", "scribble", "sketch", "normal", "segment", "seg")
+"""Maps that ControlNets are trained on, too, and that nothing here can make."""
+
+
+def _map(word: str) -> str:
+    if word.lower() in NO_MAPS:
+        raise SettingsError(
+            f"control_map {word!r}: neither Enlarger nor a model of transformers makes such a map; give a ready-made "
+            "one with --control-image FILE --control-map picture, or take canny or soft for the lines of a picture"
+        )
+    return word
+
 
 CONTROL_TYPES = ("pose", "depth", "soft", "canny", "normal", "segment", "tile", "repaint")
 """What a union ControlNet can be told of a control picture, in the order of its inputs."""
@@ -324,9 +429,9 @@ class ControlMachine(ModelMachine):
         (), "A ControlNet: a file, a folder, or a name in the models folder; may be given several times.", kind="file",
         many=True, metavar="NET[:SUBFOLDER]", group="Model",
     )  # fmt: skip
-    map_model: str | None = setting(
-        None, "Folder of a depth model (transformers), for the control map depth.", kind="file", metavar="FOLDER",
-        group="Model",
+    map_model: tuple[str, ...] = setting(
+        (), "Folder of a transformers model that makes control maps: for depth, for poses, or a detector that finds "
+        "the people for these; may be given several times.", kind="file", many=True, metavar="FOLDER", group="Model",
     )  # fmt: skip
 
 
@@ -340,7 +445,7 @@ class ControlledSettings(ImagineSettings):
     )  # fmt: skip
     control_map: tuple[str, ...] = setting(
         (), "What is made of it; default: pose for JSON, else the picture as it is.", kind="text", many=True,
-        choices=MAPS, metavar="MAP", group="Control",
+        choices=MAPS, convert=_map, metavar="MAP", group="Control",
     )  # fmt: skip
     control_scale: tuple[float, ...] = setting(
         (), "How much a ControlNet counts, 0 to 2; default 1.", kind="float", low=0, high=2, many=True, metavar="F",
@@ -389,8 +494,8 @@ class ControlledSettings(ImagineSettings):
 
 
 @dataclass(frozen=True)
-class ControlNetSettings(ControlledSettings):
-    """What `controlnet` may be told."""
+class ControlNetSettings(ControlledSettings, RedrawSettings):
+    """What `controlnet` may be told; what holds the form lets more be drawn anew."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "faithful": {"strength": 0.4, "guidance_scale": 5.0},
@@ -399,20 +504,8 @@ class ControlNetSettings(ControlledSettings):
         "turbo": {"steps": 4, "strength": 0.75, "guidance_scale": 1.0},
     }
 
-    preset: str | None = setting(
-        None, "Strength, guidance and words at once (turbo: for few-step models); single options win over it.",
-        kind="text", choices=tuple(presets),
-    )  # fmt: skip
-    steps: int = setting(50, "Denoising steps: more are finer and take longer.", low=1, high=1000)
-    strength: float = setting(
-        0.8, "Share of the steps that is run, the last ones; the less, the nearer to the input.", low=0, high=1,
-        metavar="F",
-    )  # fmt: skip
-    guidance_scale: float = setting(
-        7.0, "How much the prompt counts; 1 or below is no guidance and half the work.", low=0, high=100, metavar="F",
-        group="Prompt",
-    )  # fmt: skip
-    rounds: int = setting(1, "Growing step by step to the target, each size made anew.", low=1, high=8, metavar="N")
+    strength: float = _strength(0.8)
+    guidance_scale: float = _guidance(7.0)
 
 
 @dataclass(frozen=True)
