@@ -31,6 +31,7 @@ class Order:
         strip: Metadata that are left out.
         any_seed: Whether the seed was drawn: then results of other seeds are as good.
         default_scale: The enlargement where no size is asked for; None: the engine's.
+        recorded: Name and digest of the model that the settings were recorded with; "" where they were not.
     """
 
     listing: Listing
@@ -44,6 +45,7 @@ class Order:
     strip: Literal["none", "private", "all"] = "none"
     any_seed: bool = False
     default_scale: float | None = None
+    recorded: tuple[str, str] = ("", "")
 
     def target(self, source: Size) -> Size:
         """The result's size.

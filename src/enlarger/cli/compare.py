@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="The sheet: .png, .jpg, .webp or .html.")
     parser.add_argument("-s", "--scale", default="4", metavar="F", help="Output pixels per input pixel [4].")
     parser.add_argument("--reference", metavar="FILE", help="The true large picture: one more column, and metrics.")
+    parser.add_argument("--page", default="1", metavar="N", help="Page or frame of the picture, counted from 1 [1].")
     parser.add_argument("--places", default="3", metavar="N", help="Places that are shown enlarged [3].")
     parser.add_argument("--crop", default="96", metavar="N", help="Side of a place in result pixels [96].")
     parser.add_argument("--zoom", default="3", metavar="N", help="Times that a place is enlarged [3].")
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         )
     entries = parse_entries(args.engines, ())
     machine = machine_of([entry.engine for entry in entries], args.settings)
+    args.page = _number(args.page, "--page", 1, 1_000_000)
     target = _target(args)
     count, side, zoom = (_number(getattr(args, name), f"--{name}", *limits) for name, *limits in
                          (("places", 1, 20), ("crop", 8, 2048), ("zoom", 1, 16)))  # fmt: skip
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             if len(entries) == 1:
                 raise
             failed += 1
-            print(line(f"{entry.label}: {error}"), file=sys.stderr)
+            print(line(f"enlarger: error: {entry.label}: {error}"), file=sys.stderr)
     if not results:
         raise PartialError("none of the engines could enlarge this picture")
     rows = [_row(entry, pixels, seconds, args) for entry, pixels, seconds in results]
@@ -103,7 +105,9 @@ def run(args: argparse.Namespace) -> int:
             print(line(f"{row['label']}: {row['seconds']:.2f} s, {values}"))
     if not args.quiet:
         print(line(f"{target}: {made}"), file=sys.stderr)
-    return PartialError.exit_code if failed else 0
+    if failed:
+        raise PartialError(f"{failed} of {len(entries)} engines failed; the sheet shows the others")
+    return 0
 
 
 def _enlarged(
@@ -118,16 +122,19 @@ def _enlarged(
     from enlarger.upscaler import Upscaler
 
     upscaler = Upscaler(entry.engine, entry.model, **machine_for(entry.engine, machine))
-    result = upscaler(args.input, size=Size(*size), **entry.settings)
+    result = upscaler(args.input, size=Size(*size), page=args.page, **entry.settings)
+    warnings = result.warnings
+    if result.alpha is not None:
+        warnings += ("a sheet shows no transparency: what lies under it is seen",)
     pixels = np.repeat(result.pixels, 3, axis=2) if result.pixels.shape[2] == 1 else result.pixels
-    return as_bytes(pixels / 65535 if pixels.dtype == np.uint16 else pixels), result.seconds, result.warnings
+    return as_bytes(pixels / 65535 if pixels.dtype == np.uint16 else pixels), result.seconds, warnings
 
 
 def _row(entry: Entry, pixels: Bytes, seconds: float, args: argparse.Namespace) -> dict[str, Any]:
     """What is known of one result, as plain values."""
     from enlarger.evaluation.fidelity import colour_shift, consistency
 
-    source = _read(args.input)
+    source = _read(args.input, args.page)
     values: dict[str, float] = {
         "consistency": consistency(pixels, source),
         "colour-shift": colour_shift(pixels, source),
@@ -178,7 +185,7 @@ def _columns(
     from enlarger.evaluation.sheet import Column
 
     height, width = results[0][1].shape[:2]
-    source = _read(args.input)
+    source = _read(args.input, args.page)
     columns = [Column(f"input\n{source.shape[1]}x{source.shape[0]}", _repeated(source, height, width))]
     columns += [
         Column(f"{entry.label}\n{_brief(row['values'])}, {seconds:.1f} s", pixels)
@@ -204,11 +211,11 @@ def _repeated(source: Bytes, height: int, width: int) -> Bytes:
     return np.asarray(source[rows][:, columns])
 
 
-def _read(path: str) -> Bytes:
+def _read(path: str, page: int = 1) -> Bytes:
     """A picture in the orientation and colours that engines see."""
     from enlarger.picture.read import read_rgb
 
-    return read_rgb(path)
+    return read_rgb(path, page=page)
 
 
 def _size(args: argparse.Namespace) -> tuple[int, int]:
@@ -219,7 +226,7 @@ def _size(args: argparse.Namespace) -> tuple[int, int]:
         scale = 0.0
     if not 1 <= scale <= 16:
         raise SettingsError(f"--scale {args.scale!r} is not a number from 1 to 16")
-    height, width = _read(args.input).shape[:2]
+    height, width = _read(args.input, args.page).shape[:2]
     if not args.reference:
         return int(height * scale + 0.5), int(width * scale + 0.5)
     size = _read(args.reference).shape[:2]

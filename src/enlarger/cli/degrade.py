@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
             if len(targets) == 1:
                 raise
             failed += 1
-            print(line(f"{path}: {error}" if str(path) not in str(error) else str(error)), file=sys.stderr)
+            told = error if str(path) in str(error) else f"{path}: {error}"
+            print(line(f"enlarger: error: {told}"), file=sys.stderr)
             continue
         if not args.quiet:
             for warning in warnings:
@@ -84,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
             print(line(f"{small_target}: {small.shape[1]}x{small.shape[0]}{note}"), file=sys.stderr)
     if failed == len(targets):
         raise PartialError("none of the pictures could be degraded")
-    return PartialError.exit_code if failed else 0
+    if failed:
+        raise PartialError(f"{failed} of {len(targets)} pictures failed, the others are done")
+    return 0
 
 
 def _degraded(
@@ -100,7 +103,7 @@ def _degraded(
     from enlarger.picture.read import read, read_rgb
 
     picture = read(path)
-    warnings = list(picture.warnings)
+    warnings = [warning.partition(", --page")[0] for warning in picture.warnings]  # an option that is not here
     if picture.alpha is not None:
         warnings.append("transparency left out: what is made small is opaque")
     if picture.depth > 8:

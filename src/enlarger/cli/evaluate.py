@@ -84,10 +84,10 @@ def run(args: argparse.Namespace) -> int:
     seeds = _number(args.seeds, "--seeds", 1)
     task = _task(args)
     missing = judge.unavailable(brought(seeds))
-    for name, reason in missing.items():
-        _say(f"{name} is unavailable: {reason}")
     if len(missing) == len(judge.metrics):
-        raise SettingsError(f"none of the metrics can be computed: {'; '.join(missing.values())}")
+        raise SettingsError(f"none of the metrics can be computed: {'; '.join(dict.fromkeys(missing.values()))}")
+    for name, reason in missing.items():
+        _say(f"enlarger: warning: {name} is unavailable: {reason}")
     output = Path(args.output) if args.output else None
     if output is not None and output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file; -o of evaluate names a folder")
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     for outcome in evaluate(entries, task, judge, seeds=seeds, output=output, players=players):
         outcomes.append(outcome)
         if outcome.error:
-            _say(f"{outcome.picture}, {outcome.entry.label}: {outcome.error}")
+            _say(f"enlarger: error: {outcome.picture}, {outcome.entry.label}: {outcome.error}")
         elif not args.quiet:
             values = ", ".join(f"{name} {value:.4f}" for name, value in outcome.values.items())
             left = (time.monotonic() - started) / len(outcomes) * (total - len(outcomes))
@@ -225,8 +225,9 @@ def _report(
     if not table:
         raise PartialError(f"no picture could be measured; the first reason: {outcomes[0].error}")
     if failed:
-        _say(f"{len(failed)} of {len(task.pairs)} pictures failed; the means leave them out for all engines")
-        return PartialError.exit_code
+        raise PartialError(
+            f"{len(failed)} of {len(task.pairs)} pictures failed; the means leave them out for all engines"
+        )
     return 0
 
 

@@ -124,8 +124,13 @@ def run(args: argparse.Namespace) -> int:
     from enlarger.generator import Generator
 
     values = {name: getattr(settings, name) for name in given}  # a seed that was drawn, above all
-    generator = Generator(model, **machine)
-    upscaler = None if following is None else _upscaler(following, generator)
+    patience = reporter.waiting(f"enlarger: loading the model {Path(model).name} ...")
+    patience.start()
+    try:
+        generator = Generator(model, **machine)
+        upscaler = None if following is None else _upscaler(following, generator)
+    finally:
+        patience.stop()
     told: set[str] = set()
     for number, path in enumerate(paths, start=1):
         label = "picture" if len(paths) == 1 else f"{number}/{len(paths)} picture"
@@ -141,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
         # The size is only now known where the model says it.
         plan = _output(path, result.size, settings.depth, {**writing, "overwrite": True})
         _write(path, plan, result, source, _recipe(made, result), output.quality, writing["strip"])
-        _tell(path, made, result, reporter, told, as_json=args.json)
+        _tell(path, made, result, plan.warnings, reporter, told, as_json=args.json)
     return 0
 
 
@@ -247,11 +252,18 @@ def _write(
 
 
 def _tell(
-    path: Path | None, made: Result, result: Result, reporter: Reporter, told: set[str], *, as_json: bool
+    path: Path | None,
+    made: Result,
+    result: Result,
+    lost: tuple[str, ...],
+    reporter: Reporter,
+    told: set[str],
+    *,
+    as_json: bool,
 ) -> None:
     """What became of a picture, for people and as JSON; a warning that was told is not told again."""
     place = "standard output" if path is None else path
-    warnings = tuple(dict.fromkeys((*made.warnings, *(() if result is made else result.warnings))))
+    warnings = tuple(dict.fromkeys((*made.warnings, *(() if result is made else result.warnings), *lost)))
     for warning in warnings:
         if warning not in told:
             reporter.say(f"enlarger: warning: {warning}")

@@ -135,6 +135,9 @@ def _act(args: argparse.Namespace) -> int:
         raise SettingsError("--dtype is for models convert: import-ncnn keeps the numbers as they are")
     if len(words) != 2:
         raise SettingsError("import-ncnn takes two files: PARAM and BIN, such as realesrgan-x4plus.param and .bin")
+    for word in words:
+        if not Path(word).is_file():
+            raise ModelError(f"there is no file {word}; check the name and the folder")
     from enlarger.checkpoints.ncnn import import_ncnn
 
     made = import_ncnn(Path(words[0]), Path(words[1]), args.output and Path(args.output), overwrite=args.overwrite)
@@ -149,6 +152,8 @@ def _convert(args: argparse.Namespace, words: list[str]) -> int:
     model, output = Path(words[0]), Path(words[1])
     if output.suffix.lower() != ".safetensors":
         raise SettingsError(f"convert writes .safetensors files, and {output.name} is called otherwise")
+    if model.is_dir():
+        raise ModelError(f"{model} is a folder, and convert takes a file: name the weights in it")
     from enlarger.checkpoints.convert import convert
 
     print(convert(model, output, dtype=args.dtype, overwrite=args.overwrite))

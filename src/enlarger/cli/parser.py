@@ -92,7 +92,7 @@ def _value_of(names: tuple[str, ...], options: list[str]) -> str | None:
 
 
 def _too_many(word: str) -> str:
-    return f"{word!r} is one word too many"
+    return f"{word!r} is one word too many: put words that belong together in quotes"
 
 
 def _sorted_out(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -137,7 +137,8 @@ def _with_values(name: str, actions: dict[str, argparse.Action], words: Iterator
         value = next(words, None)
         if value is None or value.partition("=")[0] in actions:
             followed = "nothing follows" if value is None else f"{value} follows"
-            wanted = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+            names = action.metavar or action.dest.upper()
+            wanted = names if isinstance(names, str) else " ".join(names)
             raise SettingsError(f"{name} needs a value ({wanted}), but {followed}")
         values.append(value)
     if len(values) == 1:
@@ -164,6 +165,8 @@ def _refusal(word: str, parser: Parser) -> str:
         return f"unknown option {word}: no engine that is here has such a setting"
     if plain in foreign:
         return f"unknown option {word}: here it is called {ours[foreign[plain]]}{_nobodys(foreign[plain], own)}"
+    if plain == "size" and {"width", "height"} <= set(own):
+        return f"unknown option {word}: here it is --width and --height"
     near = difflib.get_close_matches(plain, [*ours, *foreign], n=1, cutoff=0.7)
     if not near:
         return f"unknown option {word} (see {parser.prog} --help)"

@@ -183,6 +183,7 @@ def ordered(args: argparse.Namespace) -> Order:
         overwrite=args.overwrite,
         strip="all" if args.no_metadata else "private" if private else "none",
         any_seed=str(given.get("seed", "")).strip().lower() == "random",
+        recorded=_of_record(earlier) if earlier and engine == earlier.get("engine") else ("", ""),
     )
 
 
@@ -209,6 +210,11 @@ def _record(picture: str) -> dict[str, Any]:
     return record
 
 
+def _of_record(record: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and digest of the model that made an earlier result; a foreign picture may say anything."""
+    return str(record.get("model") or "")[:200], str(record.get("digest") or "")[:64]
+
+
 def _recorded_model(
     picture: str, record: Mapping[str, Any], model: str | None, machine: Mapping[str, Any], takes: type, folder: Any
 ) -> str | None:
@@ -228,7 +234,7 @@ def _recorded_model(
     from enlarger.checkpoints.find import model_folders
     from enlarger.checkpoints.open import recorded
 
-    name, digest = (str(record.get(word) or "")[:200] for word in ("model", "digest"))
+    name, digest = _of_record(record)
     options = [option for option in OPTIONS_OF_MODELS if option in rules(takes)]
     beside = sum(1 if isinstance(machine.get(option), str) else len(machine.get(option, ())) for option in options)
     if options and name.count(" + ") > beside:

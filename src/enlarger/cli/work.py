@@ -137,6 +137,12 @@ class Work:
         """What there is to say of the model, before the work and not again with every picture."""
         self._patience.stop()
         self._notes = loaded.notes
+        name, digest = self.order.recorded
+        if digest and digest != loaded.digest:
+            self.reporter.say(
+                f"enlarger: note: the settings were recorded with the model {name} ({digest}), and {loaded.model} "
+                f"({loaded.digest}) is another: results differ"
+            )
         for note in loaded.notes:
             self.reporter.say(f"enlarger: note: {note}")
 
