@@ -328,8 +328,8 @@ def _folder(path: Path, config: Configs | None) -> Checkpoint:
             more = ", ..." if len(inside) > 3 else ""
             holds = f"it holds others ({several}{more}): name one of them" if inside else ""
             raise ModelError(
-                f"the folder {path.resolve().name} is no model: it has no folder unet, vae or text_encoder with weights "
-                f"in it; {holds or 'name the file that you mean, or fetch the model again'}"
+                f"the folder {path.resolve().name} is no model: it has no folder unet, vae or text_encoder with "
+                f"weights in it; {holds or 'name the file that you mean, or fetch the model again'}"
             )
         folders = {name: path / name for name in names}
     else:
