@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ print(json.dumps({"opened": opened, "seconds": seconds, "peak": peak, "weights":
 """
 
 
-def inventory() -> dict[str, tuple[int, ...]]:
+def inventory(family: str = "x4", parts: Sequence[str] = PARTS) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the published file, made the other way round from diffusers' modules (no weights)."""
     import torch
 
@@ -62,17 +62,17 @@ def inventory() -> dict[str, tuple[int, ...]]:
     from tests.checkpoints.published import original_text, original_unet, original_vae
 
     shapes: dict[str, tuple[int, ...]] = {}
-    for part in PARTS:
-        config = published("x4").find(part)
+    for part in parts:
+        config = published(family).find(part)
         assert config is not None
         with torch.device("meta"):
-            state = _empty(config, "x4", part).state_dict()
+            state = _empty(config, family, part).state_dict()
             if part == "unet":
                 named = {f"model.diffusion_model.{key}": value for key, value in original_unet(state).items()}
             elif part == "vae":
                 named = {f"first_stage_model.{key}": value for key, value in original_vae(state).items()}
             else:
-                named = original_text("x4", part, state)
+                named = original_text(family, part, state)
         shapes |= {key: tuple(value.shape) for key, value in named.items()}
     return shapes
 

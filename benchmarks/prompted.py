@@ -2,6 +2,7 @@
 
     python benchmarks/prompted.py speed [--size 512] [--rounds 1] [--threads N]   # a step, taking turns, same modules
     python benchmarks/prompted.py memory [--size 512]               # peak memory above the weights, a process each
+    python benchmarks/prompted.py loading [--rounds 1]              # SDXL, half precision: 14 GB of temporary files
 
 Stable Diffusion 1.5's UNet (860 million parameters), its ControlNet (361 million) and its autoencoder in the sizes that
 were published, float32, with guidance on (both halves in one batch, as diffusers has it). A step is the difference
@@ -149,10 +150,111 @@ def one(row: str, size: int) -> None:
     print(json.dumps([weights, status("VmHWM") - before]))
 
 
+XL_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+XL_ROWS = {
+    "folder, Enlarger": "enlarger.Upscaler('img2img', place / 'xl', device='cpu', dtype='float16')",
+    "folder, diffusers": "diffusers.StableDiffusionXLImg2ImgPipeline.from_pretrained(place / 'xl', **half)",
+    "file, Enlarger": "enlarger.Upscaler('img2img', str(place / 'xl.safetensors'), device='cpu', dtype='float16')",
+    "file, diffusers": "diffusers.StableDiffusionXLImg2ImgPipeline.from_single_file("
+    "str(place / 'xl.safetensors'), config=str(place / 'xl'), **half)",
+}
+"""What is measured -> how it loads."""
+
+PROBE = """
+import json, re, sys, time, warnings
+from pathlib import Path
+warnings.filterwarnings("ignore")
+import torch, transformers, diffusers, enlarger, enlarger.upscaler, enlarger.engines.img2img
+from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+import accelerate
+place, half = Path(sys.argv[1]), {"torch_dtype": torch.float16, "local_files_only": True}
+def status(name):
+    return 1024 * int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+started = time.perf_counter()
+loaded = LOAD
+seconds = time.perf_counter() - started
+peak = status("VmHWM") - before
+parts = loaded.engine.parts if hasattr(loaded, "engine") else loaded
+modules = [parts.unet, parts.vae]
+modules += [each._model for each in parts.text._encoders] if hasattr(parts, "text") else [
+    parts.text_encoder, parts.text_encoder_2]
+weights = [p.detach().flatten() for module in modules for p in module.parameters()]
+for each in weights:
+    each[::1024].float().sum()  # a page of memory and more: what was only promised is read now
+read = time.perf_counter() - started
+size = sum(p.numel() * p.itemsize for p in weights)
+print(json.dumps([seconds, read, size, peak, status("VmHWM") - before]))
+"""
+
+
+def write_xl(place: Path) -> None:
+    """A full-size SDXL with random numbers, half precision, as a folder and as the single file of its publishers."""
+    import shutil
+
+    from loading import inventory, write_safetensors  # beside this file
+
+    from enlarger.checkpoints import configs
+    from enlarger.checkpoints.modules import _empty
+
+    shutil.copytree(configs.PUBLISHED / "sdxl", place / "xl")
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(configs.VOCABULARY, place / "xl" / name)
+    for part in XL_PARTS:
+        config = configs.published("sdxl").find(part)
+        assert config is not None
+        with torch.device("meta"):
+            state = _empty(config, "sdxl", part).state_dict()
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        if part.startswith("text"):  # as published, whatever this transformers calls them
+            shapes = {_published(name): shape for name, shape in shapes.items()}
+        stem = "model" if part.startswith("text") else "diffusion_pytorch_model"
+        write_safetensors(place / "xl" / part / f"{stem}.safetensors", shapes, "float16")
+    write_safetensors(place / "xl.safetensors", inventory("sdxl", XL_PARTS), "float16")
+
+
+def _published(name: str) -> str:
+    return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
+
+
+def loading(rounds: int) -> None:
+    """Seconds and peak memory of loading, each in a process of its own, taking turns."""
+    import os
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_xl(Path(folder))
+        print(
+            "SDXL in half precision; Enlarger's autoencoder is float32, and the digest is part of its first loading.\n"
+            "Seconds and peak memory above the imports, until it is loaded, and until every weight was read once:"
+        )
+        for _ in range(rounds):
+            for row, call in XL_ROWS.items():
+                for time_of in ("first", "again") if row.endswith("Enlarger") else ("",):
+                    command = [sys.executable, "-c", PROBE.replace("LOAD", call), folder]
+                    # Digests are kept here, not in the user's cache.
+                    environment = {**os.environ, "XDG_CACHE_HOME": folder, "HF_HUB_OFFLINE": "1"}
+                    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+                    if done.returncode:
+                        print(f"  {row:<18} {time_of:<6} failed: {done.stderr.strip().splitlines()[-1][:160]}")
+                        continue
+                    seconds, read, weights, early, peak = json.loads(done.stdout.splitlines()[-1])
+                    print(
+                        f"  {row:<18} {time_of:<6} {weights / 1e9:.2f} GB, "
+                        f"loaded {seconds:5.1f} s, {early / 1e9:.2f} GB, "
+                        f"read {read:5.1f} s, {peak / 1e9:.2f} GB ({peak / weights:.3f} of the weights)",
+                        flush=True,
+                    )
+
+
 def main() -> None:
     """Run what the command line asks for."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "memory", "one"))
+    parser.add_argument("what", choices=("speed", "memory", "loading", "one"))
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for speed")
@@ -166,6 +268,8 @@ def main() -> None:
         speed(given.size, given.rounds, given.threads)
     elif given.what == "memory":
         memory(given.size)
+    elif given.what == "loading":
+        loading(given.rounds)
     else:
         one(given.row, given.size)
 
