@@ -27,9 +27,7 @@ from tests.engines.published_stablesr import envelope
 
 pytestmark = pytest.mark.slow
 
-STEPS = 5
-
-CONFIG: dict[str, Any] = {
+VELOCITY: dict[str, Any] = {
     "variant": "another",
     "parameterization": "v",
     "image_size": 96,
@@ -38,7 +36,7 @@ CONFIG: dict[str, Any] = {
     "scale_factor": 0.31,
     "schedule": {
         "timesteps": 800, "linear_start": 0.001, "linear_end": 0.014, "v_posterior": 0.0, "clip_denoised": False,
-        "sampling_steps_in_fixtures": STEPS, "table_steps": [70, 7, STEPS],
+        "sampling_steps_in_fixtures": 5, "table_steps": [70, 7, 5],
     },
     "unet": {
         "in_channels": 4, "out_channels": 4, "model_channels": 32, "attention_resolutions": [2], "num_res_blocks": 2,
@@ -63,26 +61,52 @@ CONFIG: dict[str, Any] = {
     },
     "canvas": {"tile_size": 24, "tile_overlap": 16},
 }  # fmt: skip
+"""Three levels, so a factor of 4; tiles that share more than half of themselves; steps that divide nothing."""
+
+NOISE: dict[str, Any] = {
+    **VELOCITY,
+    "parameterization": "eps",
+    "image_size": 80,
+    "downsample_factor": 8,
+    "schedule": {
+        "timesteps": 1000, "linear_start": 0.0009, "linear_end": 0.011, "v_posterior": 0.0, "clip_denoised": False,
+        "sampling_steps_in_fixtures": 3, "table_steps": [3, 9],
+    },
+    "unet": {
+        **VELOCITY["unet"], "channel_mult": [1, 2, 1, 2], "attention_resolutions": [1, 8], "num_res_blocks": 1,
+    },
+    "structcond": {**VELOCITY["structcond"], "channel_mult": [1, 1, 1, 1], "attention_resolutions": [8, 2]},
+    "first_stage": {"ddconfig": {"z_channels": 4, "ch": 32, "ch_mult": [2, 1, 1, 2], "num_res_blocks": 1}},
+    "cfw": {
+        "ddconfig": {"z_channels": 4, "ch": 32, "ch_mult": [2, 1, 1, 2], "num_res_blocks": 1}, "num_fuse_block": 1,
+        "num_grow_ch": 32,
+    },
+    "canvas": {"tile_size": 10, "tile_overlap": 2},
+}  # fmt: skip
+"""Four levels; attention at the first and the last alone; three steps, whose uniform list has four."""
 
 
 class Recorder:
     """Makes the folder: random weights and inputs, and what plain arithmetic makes of them."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, place: Path, config: dict[str, Any]) -> None:
+        self.place, self.config = place, config
+        self.schedule, self.scale, self.kind = (
+            config[name] for name in ("schedule", "scale_factor", "parameterization")
+        )
+        self.steps, self.factor = self.schedule["sampling_steps_in_fixtures"], config["downsample_factor"]
         self.random = np.random.default_rng(15)
         self.cases: list[dict[str, str]] = []
-        self.weights = self.made_up(Shelf(Description.of_config(CONFIG)))
-        description = Description.of_config(CONFIG)
+        self.weights = self.made_up(Shelf(Description.of_config(self.config)))
+        description = Description.of_config(self.config)
         fusion = fusion_part(description.autoencoder, description.fusion)
         first = plain.below(self.weights, "first_stage_model.")
         self.cfw = first | self.filled(fusion.slots())
         self.first = {key: value for key, value in self.cfw.items() if ".fusion_layer_" not in key}
-        self.schedule, self.scale, self.kind = CONFIG["schedule"], CONFIG["scale_factor"], CONFIG["parameterization"]
         self.betas = plain.betas_of(self.schedule)
         self.shares = plain.shares_of(self.betas)
-        self.kept = plain.spaced(STEPS, len(self.betas))
-        self.tile, self.overlap = CONFIG["canvas"]["tile_size"], CONFIG["canvas"]["tile_overlap"]
+        self.kept = plain.spaced(self.steps, len(self.betas))
+        self.tile, self.overlap = self.config["canvas"]["tile_size"], self.config["canvas"]["tile_overlap"]
 
     def filled(self, slots: Any) -> dict[str, Tensor]:
         """Random numbers for published keys, of sizes that keep a network's signals about as large."""
@@ -100,10 +124,10 @@ class Recorder:
         made: dict[str, Tensor] = {}
         for part in (shelf.unet, shelf.encoder, shelf.vae, shelf.text):
             made |= self.filled(part.slots())
-        width = CONFIG["text"]["width"]
-        last = f"cond_stage_model.model.transformer.resblocks.{CONFIG['text']['layers'] - 1}"
+        width = self.config["text"]["width"]
+        last = f"cond_stage_model.model.transformer.resblocks.{self.config['text']['layers'] - 1}"
         return made | {
-            "betas": torch.zeros(800), "logvar": torch.zeros(800), f"{last}.ln_1.weight": torch.ones(width),
+            "betas": torch.zeros(9), "logvar": torch.zeros(9), f"{last}.ln_1.weight": torch.ones(width),
             "cond_stage_model.model.text_projection": torch.ones(width, width),
             "cond_stage_model.model.logit_scale": torch.tensor(4.6),
         }  # fmt: skip
@@ -118,7 +142,7 @@ class Recorder:
         self.cases += [{"name": f"{file}/{name}"} for name in outputs]
 
     def all(self) -> None:
-        (self.place / "config.json").write_text(json.dumps(CONFIG))
+        (self.place / "config.json").write_text(json.dumps(self.config))
         save_file(self.weights, self.place / "model.safetensors")
         save_file({**self.cfw, "loss.logvar": torch.zeros(())}, self.place / "cfw.safetensors")
         for record in (
@@ -132,32 +156,32 @@ class Recorder:
     # networks
 
     def empty(self) -> Tensor:
-        told = CONFIG["text"]
+        told = self.config["text"]
         ids = [told["start_token"], told["end_token"]]
         return self.context(ids + [told["pad_token"]] * (told["context_length"] - len(ids)))
 
     def context(self, ids: list[int]) -> Tensor:
-        return plain.text(self.weights, CONFIG["text"], torch.tensor([ids]))
+        return plain.text(self.weights, self.config["text"], torch.tensor([ids]))
 
     def predict(self, x: Tensor, latent: Tensor, t: int, context: Tensor) -> Tensor:
         """The UNet under the encoder's maps, item by item."""
         made, when = [], torch.tensor([t])
         for item in range(len(x)):
-            told = plain.encoder(self.weights, CONFIG["structcond"], latent[item : item + 1], when)
+            told = plain.encoder(self.weights, self.config["structcond"], latent[item : item + 1], when)
             one = slice(item, item + 1) if len(context) > 1 else slice(0, 1)
-            made.append(plain.unet(self.weights, CONFIG["unet"], x[item : item + 1], when, context[one], told))
+            made.append(plain.unet(self.weights, self.config["unet"], x[item : item + 1], when, context[one], told))
         return torch.cat(made)
 
     def text(self) -> None:
-        ids = self.random.integers(0, 88, (2, CONFIG["text"]["context_length"]))
+        ids = self.random.integers(0, 88, (2, self.config["text"]["context_length"]))
         self.write("text", {"ids": ids}, {"context": torch.cat([self.context(row.tolist()) for row in ids])})
 
     def networks(self) -> None:
         inputs, outputs, inside, inner = {}, {}, {}, {}
         for case, shape, times in (("sq", (2, 4, 12, 12), [700, 3]), ("rect", (1, 4, 8, 20), [411])):
             latent, x, t = self.normal(*shape), self.normal(*shape), np.array(times)
-            context = self.normal(shape[0], CONFIG["text"]["context_length"], CONFIG["unet"]["context_dim"])
-            maps = plain.encoder(self.weights, CONFIG["structcond"], torch.tensor(latent), torch.tensor(t))
+            context = self.normal(shape[0], self.config["text"]["context_length"], self.config["unet"]["context_dim"])
+            maps = plain.encoder(self.weights, self.config["structcond"], torch.tensor(latent), torch.tensor(t))
             inputs |= {f"{case}_latent": latent, f"{case}_t": t}
             for level, each in enumerate(maps):
                 name = f"{case}_map_w{each.shape[-1]}"
@@ -165,7 +189,7 @@ class Recorder:
             seen: dict[str, Tensor] = {}
             inside |= {f"{case}_x": x, f"{case}_t": t, f"{case}_context": context}
             inner[f"{case}_out"] = plain.unet(
-                self.weights, CONFIG["unet"], torch.tensor(x), torch.tensor(t), torch.tensor(context), maps, seen
+                self.weights, self.config["unet"], torch.tensor(x), torch.tensor(t), torch.tensor(context), maps, seen
             )
             if case == "sq":
                 inner |= {"sq_time_emb": seen["time_embed"], "sq_h_mid": seen["middle_block"][:1]}
@@ -175,8 +199,9 @@ class Recorder:
         self.write("unet", inside, inner)
 
     def vae(self) -> None:
-        config = CONFIG["first_stage"]["ddconfig"]
-        image, noise, latent = np.tanh(self.normal(1, 3, 24, 40)), self.normal(1, 4, 6, 10), self.normal(1, 4, 6, 10)
+        config = self.config["first_stage"]["ddconfig"]
+        image = np.tanh(self.normal(1, 3, 6 * self.factor, 10 * self.factor))
+        noise, latent = self.normal(1, 4, 6, 10), self.normal(1, 4, 6, 10)
         moments, _ = plain.encode(self.first, config, torch.tensor(image))
         mean, spread = moments[:, :4], (moments[:, 4:].clamp(-30, 20) / 2).exp()
         self.write(
@@ -190,8 +215,8 @@ class Recorder:
         )  # fmt: skip
 
     def fused(self) -> None:
-        config = CONFIG["cfw"]["ddconfig"]
-        lq, latent = np.tanh(self.normal(1, 3, 32, 20)), self.normal(1, 4, 8, 5)
+        config = self.config["cfw"]["ddconfig"]
+        lq, latent = np.tanh(self.normal(1, 3, 8 * self.factor, 5 * self.factor)), self.normal(1, 4, 8, 5)
         moments, features = plain.encode(self.cfw, config, torch.tensor(lq))
         decoded = {
             f"decoded_w{weight:03d}": plain.decode(self.cfw, config, torch.tensor(latent), features, weight / 100)
@@ -228,7 +253,7 @@ class Recorder:
         return predict
 
     def prompts(self) -> dict[str, Any]:
-        ids = self.random.integers(0, 88, (2, CONFIG["text"]["context_length"]))
+        ids = self.random.integers(0, 88, (2, self.config["text"]["context_length"]))
         told = {"context": self.empty(), "context_pos": self.context(ids[0].tolist())}
         return {**told, "context_neg": self.context(ids[1].tolist())}
 
@@ -261,9 +286,11 @@ class Recorder:
         inputs = {**told, "latent": latent, "start_t": t, "guided_scale": 2.5, "long_latent": self.normal(*shape)}
         outputs: dict[str, Any] = {"timesteps": np.array(self.kept), "context": empty}
 
-        def through(case: str, x: Tensor, predict: plain.Predict, count: int, of: int = STEPS) -> tuple[Tensor, Tensor]:
+        def through(
+            case: str, x: Tensor, predict: plain.Predict, count: int, of: int | None = None
+        ) -> tuple[Tensor, Tensor]:
             inputs[f"{case}_step_noise"] = self.normal(count, *x.shape)
-            kept = plain.spaced(of, len(self.betas))
+            kept = plain.spaced(of or self.steps, len(self.betas))
             states = [step[2] for step in plain.ddpm(
                 x, kept, self.shares, self.kind, predict, inputs[f"{case}_step_noise"]
             )]  # fmt: skip
@@ -276,24 +303,25 @@ class Recorder:
             states, out = through(case, x, self.whole(latent, empty), count)
             outputs |= {f"{case}_steps": states, f"{case}_out": out}
         for case, predict, items, of in (
-            ("pure", self.whole(latent, empty), 1, STEPS),
-            ("guided", self.whole(latent, told["context_pos"], told["context_neg"], 2.5), 1, STEPS),
-            ("long", self.whole(inputs["long_latent"], empty), 1, 11),
+            ("pure", self.whole(latent, empty), 1, self.steps),
+            ("guided", self.whole(latent, told["context_pos"], told["context_neg"], 2.5), 1, self.steps),
+            ("long", self.whole(inputs["long_latent"], empty), 1, 6),
         ):
             x = inputs[f"{case}_x_T"] = self.normal(items, *shape[1:])
             outputs[f"{case}_out"] = through(case, torch.tensor(x), predict, of, of)[1]
         inputs["batch_latent"] = both = self.normal(2, 4, 8, 20)
         x = inputs["batch_x_T"] = self.normal(2, 4, 8, 20)
         words = torch.cat([empty, told["context_pos"]])
-        outputs["batch_out"] = through("batch", torch.tensor(x), self.whole(both, words), STEPS)[1]
+        outputs["batch_out"] = through("batch", torch.tensor(x), self.whole(both, words), self.steps)[1]
         self.write("sample", inputs, outputs)
 
     def canvas(self) -> None:
         told, last = self.prompts(), len(self.betas) - 1
         inputs = {**told, "guided_scale": 1.8}
         outputs: dict[str, Any] = {"timesteps": np.array(self.kept), "tile_weights": plain.bell(self.tile)}
-        for case, size in (("tall", (40, 24)), ("grid", (28, 36))):
-            latent, noise, fields = (self.normal(*many, 1, 4, *size) for many in ((), (), (STEPS,)))
+        sizes = {"tall": (self.tile + 16, self.tile), "grid": (self.tile + 4, self.tile + 8)}
+        for case, size in sizes.items():
+            latent, noise, fields = (self.normal(*many, 1, 4, *size) for many in ((), (), (self.steps,)))
             inputs |= {f"{case}_latent": latent, f"{case}_noise": noise, f"{case}_step_noise": fields}
             outputs[f"{case}_x_T"] = x = self.noised(latent, noise, last)
 
@@ -320,15 +348,15 @@ class Recorder:
     def ddim(self) -> None:
         told, shape, last = self.prompts(), (1, 4, 8, 12), len(self.betas) - 1
         empty, against = told["context"], told["context_neg"]
-        levels, shares, before = self.uniform(STEPS)
-        latent, noise, wide = self.normal(*shape), self.normal(*shape), self.normal(1, 4, 24, 32)
+        levels, shares, before = self.uniform(self.steps)
+        latent, noise, wide = self.normal(*shape), self.normal(*shape), self.normal(1, 4, self.tile, self.tile + 8)
         inputs = {
             **told, "latent": latent, "noise": noise, "guided_scale": 3.0, "uniform_scale": 1.5, "eta_value": 0.4,
-            "eta_scale": 2.0, "eta_step_noise": self.normal(STEPS, *shape), "canvas_latent": wide,
-            "canvas_x_T": self.normal(1, 4, 24, 32),
+            "eta_scale": 2.0, "eta_step_noise": self.normal(self.steps, *shape), "canvas_latent": wide,
+            "canvas_x_T": self.normal(*wide.shape),
         }  # fmt: skip
         sigmas = self.sigmas(shares, before, 0.4)
-        x, still = self.noised(latent, noise, last), np.zeros(STEPS)
+        x, still = self.noised(latent, noise, last), np.zeros(self.steps)
         outputs: dict[str, Any] = {
             "net_timesteps": np.array(self.kept), "table_timesteps": levels, "table_alphas": shares,
             "table_alphas_prev": before, "eta_sigmas": sigmas, "x_T": x,
@@ -341,7 +369,7 @@ class Recorder:
         outputs["plain_out"], outputs["plain_pred_x0"] = through(x, self.whole(latent, empty))
         outputs["guided_out"], outputs["guided_pred_x0"] = through(x, self.whole(latent, empty, against, 3.0))
         outputs["scale1_pos_out"] = through(x, self.whole(latent, told["context_pos"]))[0]
-        made = through(x, self.whole(latent, empty, against, 1.5), levels[:STEPS])
+        made = through(x, self.whole(latent, empty, against, 1.5), levels[: self.steps])
         outputs["uniform_guided_out"], outputs["uniform_guided_pred_x0"] = made
         fields = inputs["eta_step_noise"]
         outputs["eta_out"] = through(x, self.whole(latent, empty, against, 2.0), self.kept, sigmas, fields)[0]
@@ -357,9 +385,9 @@ class Recorder:
         for case, batch, rate, iterations, within in (
             ("b1", 1, 0.1, 4, (2, 1000)), ("b2", 2, 0.5, 3, (1, 3)), ("script", 1, 0.5, 10, (10, 1000)),
         ):  # fmt: skip
-            shape = (batch, 4, 8, 8)
+            shape = (batch, 4, 8, 12)
             latent, there, x = (self.normal(*shape) for _ in range(3))
-            fields = self.normal(STEPS, *shape)
+            fields = self.normal(self.steps, *shape)
 
             def pull(clean: Tensor, index: int, there: Any = there, of: Any = (batch, rate, iterations, within)):
                 items, step, times, (low, high) = of
@@ -376,13 +404,13 @@ class Recorder:
         self.write("face", inputs, outputs)
 
     def loss(self) -> None:
-        lq, gt, noise = (self.normal(2, 4, 8, 8) for _ in range(3))
+        lq, gt, noise = (self.normal(2, 4, 8, 12) for _ in range(3))
         t, words = np.array([7, 640]), torch.cat([self.empty(), self.empty()])
         signal, spread = (np.sqrt(share)[:, None, None, None] for share in (self.shares[t], 1 - self.shares[t]))
         noisy, target = signal * gt + spread * noise, signal * noise - spread * gt if self.kind == "v" else noise
         x = torch.tensor(noisy, dtype=torch.float32)
-        maps = plain.encoder(self.weights, CONFIG["structcond"], torch.tensor(lq), torch.tensor(t))
-        made = plain.unet(self.weights, CONFIG["unet"], x, torch.tensor(t), words, maps)
+        maps = plain.encoder(self.weights, self.config["structcond"], torch.tensor(lq), torch.tensor(t))
+        made = plain.unet(self.weights, self.config["unet"], x, torch.tensor(t), words, maps)
         inputs = {"latent_lq": lq, "latent_gt": gt, "noise": noise, "t": t, "context": words}
         error = ((made - torch.tensor(target)) ** 2).mean()
         self.write("loss", inputs, {"x_noisy": x, "target": target, "prediction": made, "loss": error})
@@ -480,12 +508,12 @@ class Recorder:
         self.write("split", inputs, made)
 
     def pipeline(self) -> None:
-        scale, weight, config, grid = 2.75, 0.35, CONFIG["cfw"]["ddconfig"], CONFIG["downsample_factor"]
+        scale, weight, config, grid = 2.75, 0.35, self.config["cfw"]["ddconfig"], self.factor
         eight = self.random.integers(0, 256, (37, 43, 3)).astype(np.uint8)
         small = (eight.astype(np.float32) / 255 * 2 - 1).transpose(2, 0, 1)[None]
         large, size = self.prepared(small, scale)
         shape = (1, 4, large.shape[2] // grid, large.shape[3] // grid)
-        posterior, start, fields = self.normal(*shape), self.normal(*shape), self.normal(STEPS, *shape)
+        posterior, start, fields = self.normal(*shape), self.normal(*shape), self.normal(self.steps, *shape)
         moments, features = plain.encode(self.cfw, config, large)
         latent = self.scale * (moments[:, :4] + (moments[:, 4:] / 2).exp() * torch.tensor(posterior))
         x = self.noised(latent.numpy(), start, len(self.betas) - 1)
@@ -592,14 +620,6 @@ class Recorder:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("another")
-    with torch.inference_mode():
-        Recorder(place).all()
-    return place
-
-
-@pytest.fixture(scope="module")
 def script():
     name = "another_stablesr_script"
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("stablesr.py"))
@@ -612,10 +632,13 @@ def script():
     del sys.modules[name]
 
 
-def test_every_array_of_another_folder_agrees(folder, script, capsys):
-    count = len(json.loads((folder / "manifest.json").read_text())["cases"])
-    code = script.main([str(folder)])
+@pytest.mark.parametrize("config", [VELOCITY, NOISE], ids=["velocity", "noise"])
+def test_every_array_of_another_folder_agrees(tmp_path, script, capsys, config):
+    with torch.inference_mode():
+        Recorder(tmp_path, config).all()
+    cases = json.loads((tmp_path / "manifest.json").read_text())["cases"]
+    assert {case["name"].partition("/")[0] for case in cases} == {group.__name__ for group in script.GROUPS}
+    code = script.main([str(tmp_path)])
     said = capsys.readouterr().out
-    assert said.splitlines()[-1] == f"{count} of {count} cases agree", said
-    assert count > 190
+    assert said.splitlines()[-1] == f"{len(cases)} of {len(cases)} cases agree", said
     assert code == 0
