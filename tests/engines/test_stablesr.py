@@ -499,6 +499,16 @@ def test_a_configuration_that_nothing_here_can_build_is_refused(config, said):
         Description.of_config(config)
 
 
+def test_what_concerns_training_alone_does_not_matter():
+    first = {"ch": 64, "ch_mult": [1, 2, 2, 2], "resolution": 256, "attn_resolutions": []}
+    config = {
+        "unet": {"use_checkpoint": True, "legacy": True},
+        "first_stage": {"ddconfig": first},
+        "cfw": {"ddconfig": {**first, "resolution": 512, "dropout": 0.0}},
+    }
+    assert Description.of_config(config).autoencoder.widths == (64, 128, 128, 128)
+
+
 def test_heads_may_be_told_by_their_number_or_their_width():
     unet = {"num_head_channels": -1, "num_heads": 8}
     told = Description.of_config({"unet": unet, "structcond": {"num_head_channels": 32}})

@@ -171,7 +171,8 @@ class Description:
         first, text = config.get("first_stage", {}).get("ddconfig", {}), config.get("text", {})
         cfw, schedule = config.get("cfw", {}), config.get("schedule", {})
         _check_known({"unet": unet, "structcond": encoder, "schedule": schedule})
-        if cfw.get("ddconfig", first) != first:
+        other = cfw.get("ddconfig", first)
+        if any(other.get(name) != first.get(name) for name in ("ch", "ch_mult", "num_res_blocks", "z_channels")):
             raise ValueError("cfw has another autoencoder than first_stage")
         unet_head, encoder_head = unet.get("num_head_channels", 64), encoder.get("num_head_channels", -1)
         plain, e, v, t = UNetShape(), EncoderShape(), AutoencoderShape(), TextShape()
@@ -233,7 +234,7 @@ PREDICTIONS = {"eps": "epsilon", "epsilon": "epsilon", "v": "v_prediction", "v_p
 
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {
-    "unet": {"use_spatial_transformer": True, "legacy": False, "dims": 2, "use_scale_shift_norm": False},
+    "unet": {"use_spatial_transformer": True, "dims": 2, "use_scale_shift_norm": False},
     "structcond": {
         "dims": 2,
         "conv_resample": True,
