@@ -37,7 +37,14 @@ from enlarger.canvas.geometry import Canvas, place, target_size
 from enlarger.canvas.rows import WholeRows
 from enlarger.checkpoints.tensors import open_tensors
 from enlarger.engines.engine import Conditioning, Decoded, Engine, Facts, Prediction
-from enlarger.engines.stablesr import Contexts, StableSR, StableSRConditioning, original_scale, toward
+from enlarger.engines.stablesr import (
+    Contexts,
+    StableSR,
+    StableSRConditioning,
+    original_canvas,
+    original_scale,
+    toward,
+)
 from enlarger.picture import colour
 from enlarger.picture.degrade import (
     Noise,
@@ -813,16 +820,23 @@ def pipeline(folder: Folder) -> Made:
         seen["decoded"] = type(engine).decode_canvas(engine, latent, *arguments)
         return seen["decoded"]
 
+    tile, least = engine.facts.grid * folder.tiles["tile"], int(arrays["input_size"])
+
+    def placed(canvas: Canvas, values: Any) -> Canvas:
+        # A tile's side is the least side of the picture, too, unless it was recorded otherwise.
+        return original_canvas(canvas, values.scale, least)
+
     with (
         mock.patch.object(upscaler, "SequentialNoise", return_value=noise),
         mock.patch.object(engine, "condition", condition),
         mock.patch.object(engine, "decode_canvas", decode_canvas),
+        mock.patch.object(engine, "placed", engine.placed if tile == least else placed),
     ):
         result = up(
             arrays["lr_u8"],
             scale=float(arrays["upscale"]),
             steps=folder.sampled_steps,
-            tile=int(arrays["input_size"]),
+            tile=tile,
             overlap=engine.facts.grid * folder.tiles["overlap"],
             cfw_weight=float(arrays["dec_w"]),
             color_fix=str(arrays["colorfix"]),

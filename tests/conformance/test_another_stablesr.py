@@ -509,7 +509,7 @@ class Recorder:
 
     def pipeline(self) -> None:
         scale, weight, config, grid = 2.75, 0.35, self.config["cfw"]["ddconfig"], self.factor
-        eight = self.random.integers(0, 256, (37, 43, 3)).astype(np.uint8)
+        eight = self.random.integers(0, 256, (31, 43, 3)).astype(np.uint8)
         small = (eight.astype(np.float32) / 255 * 2 - 1).transpose(2, 0, 1)[None]
         large, size = self.prepared(small, scale)
         shape = (1, 4, large.shape[2] // grid, large.shape[3] // grid)
@@ -521,8 +521,8 @@ class Recorder:
         sampled = list(plain.ddpm(x, self.kept, self.shares, self.kind, predict, fields))[-1][2]
         decoded = plain.decode(self.cfw, config, sampled / self.scale, features, weight)
         fixed = decoded.numpy() - self.low(decoded.numpy()) + self.low(large.numpy())
-        out = self.cut((fixed + 1) / 2)[0].transpose(1, 2, 0)[: int(37 * scale), : int(43 * scale)]
-        inputs = {"lr_u8": eight, "input_size": grid * self.tile, "upscale": scale, "dec_w": weight}
+        out = self.cut((fixed + 1) / 2)[0].transpose(1, 2, 0)[: int(31 * scale), : int(43 * scale)]
+        inputs = {"lr_u8": eight, "input_size": 64, "upscale": scale, "dec_w": weight}
         inputs |= {"colorfix": "wavelet", "posterior_noise": posterior, "x_T_noise": start, "step_noise": fields}
         outputs = {"latent": latent, "sampled": sampled, "decoded_crop": decoded[..., :16, :16], "out_u8": out}
         assert out.shape[:2] == size
