@@ -119,6 +119,13 @@ class SizeSettings:
             SettingsError: Two settings contradict each other.
         """
 
+    def fits(self, target: Size) -> None:
+        """Check what can only be checked once the result's size is known, before any work.
+
+        Raises:
+            SettingsError: A setting names a place that the result does not have.
+        """
+
 
 def consistency(default: float) -> Any:
     """The field `consistency` with an engine's own default; every engine has it, and it means the same for all."""

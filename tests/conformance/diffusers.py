@@ -159,7 +159,9 @@ def components_of(folder: Path, case: Mapping[str, Any], engine: str) -> dict[st
     checkpoint = checkpoint_of(folder, case, ("sd15", "sd2", "sdxl"), engine)
     names = [name for name in (*PARTS, "vae") if checkpoint.has(name)]
     components = checkpoint.components(names, dtype=torch.float32, device=torch.device("cpu"))
-    return {**components, "scheduler": scheduler_of(folder, case)}
+    index = json.loads((folder / case["model"] / "model_index.json").read_text())
+    zeros = {name: index[name] for name in ("force_zeros_for_empty_prompt",) if name in index}
+    return {**components, **zeros, "scheduler": scheduler_of(folder, case)}
 
 
 def run_img2img(folder: Path, case: Mapping[str, Any]) -> Outcome:
@@ -172,7 +174,7 @@ def run_img2img(folder: Path, case: Mapping[str, Any]) -> Outcome:
 
 def controls_of(folder: Path, case: Mapping[str, Any]) -> list[str]:
     """The case's ControlNets: one folder, named as often as there are copies."""
-    name = "controlnet_sdxl" if case["model"].startswith("sdxl") else "controlnet_tile"
+    name = "controlnet_sdxl" if "XL" in case["pipeline"] else "controlnet_tile"
     return [str(folder / name)] * int(case.get("controlnets") or 0)
 
 

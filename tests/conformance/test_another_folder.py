@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 SD = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 PROMPTS = {"prompt": "a red fox", "negative_prompt": "grey"}
 
+EARLY = ("clip_sample", "steps_offset")
+
 CASES: list[dict[str, Any]] = [
     {
         "name": "sd15_img2img_two", "pipeline": "StableDiffusionImg2ImgPipeline", "model": "sd15", "seed": 3,
@@ -50,6 +52,14 @@ CASES: list[dict[str, Any]] = [
         "call": {**PROMPTS, "num_inference_steps": 6, "strength": 0.5, "guess_mode": True, "guidance_scale": 4.0},
     },
     {
+        "name": "sd15_img2img_as_it_is", "pipeline": "StableDiffusionImg2ImgPipeline", "model": "sd15", "seed": 9,
+        "pictures": {"image": "small"}, "call": {**PROMPTS, "num_inference_steps": 4, "strength": 0.8},
+    },
+    {
+        "name": "sd15_cn_as_it_is", "pipeline": "StableDiffusionControlNetPipeline", "model": "sd15", "seed": 10,
+        "controlnets": 1, "pictures": {"image": "other"}, "call": {**PROMPTS, "num_inference_steps": 3},
+    },
+    {
         "name": "sdxl_img2img", "pipeline": "StableDiffusionXLImg2ImgPipeline", "model": "sdxl", "seed": 7,
         "pictures": {"image": "wide"},
         "call": {"prompt": "a red fox", "num_inference_steps": 4, "strength": 0.7, "clip_skip": 1},
@@ -71,6 +81,12 @@ def folder(tmp_path_factory):
     for name, parts in models.items():
         tiny.save(place / name, parts)
         tiny.controlnet(parts["unet"], seed=21).save_pretrained(place / nets[name])
+    # As the folders of early models are: without two words whose defaults diffusers' pipelines then correct, or not.
+    early = place / "sd15" / "scheduler" / "scheduler_config.json"
+    kept = {name: value for name, value in json.loads(early.read_text()).items() if name not in EARLY}
+    early.write_text(json.dumps(kept))
+    index = place / "sdxl" / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "force_zeros_for_empty_prompt": False}))
     velocity = tiny.diffusers.DDIMScheduler(**tiny.SCHEDULER, prediction_type="v_prediction")
     velocity.save_pretrained(place / "sd15" / "scheduler_v")
     (place / "pictures").mkdir()
@@ -94,7 +110,7 @@ def record(place: Path, case: dict[str, Any], parts: dict[str, Any], net: Path) 
     nets = [tiny.diffusers.ControlNetModel.from_pretrained(net) for _ in range(case.get("controlnets", 0))]
     more = {"controlnet": nets[0] if len(nets) == 1 else nets} if nets else {}
     kind = getattr(tiny.diffusers, case["pipeline"])
-    extras = SD if case["model"] == "sd15" else {}
+    extras: dict[str, Any] = SD if case["model"] == "sd15" else {"force_zeros_for_empty_prompt": False}
     pipe = kind(**{**parts, "scheduler": scheduler}, **more, **extras)
     pipe.set_progress_bar_config(disable=True)
 

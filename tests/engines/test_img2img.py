@@ -268,7 +268,12 @@ def test_tiles_see_only_the_regions_that_reach_them(parts):
         ("a dog", "X,Y,W,H:PROMPT"),
         ("0,0,0,10:a dog", "above 0"),
         ("-1,0,9,10:a dog", "X,Y,W,H:PROMPT"),
-        ("900,0,9,10:a dog", "outside the result"),
+        (
+            "900,0,9,10:a dog",
+            "outside the result, which has 16x16 pixels: X is below 16 and Y below 16",
+        ),
+        ("0,16,9,10:a dog", "outside the result"),
+        ("0,0,9,9: ", "has no prompt"),
         ("0,0,9,9:a (dog:90)", "0 to 10"),
     ],
 )

@@ -51,12 +51,14 @@ class Order:
         """The result's size.
 
         Raises:
-            SettingsError: It is not possible.
+            SettingsError: It is not possible, or a setting names a place that the result does not have.
         """
         wishes = {name: getattr(self.record, name) for name in ("scale", "size", "longest", "megapixels")}
         if not any(wishes.values()):
             wishes["scale"] = self.default_scale or self.listing.facts.default_scale
-        return target_size(source, **wishes)
+        target = target_size(source, **wishes)
+        self.record.fits(target)
+        return target
 
     def beside(self) -> dict[str, Any]:
         """What a recipe holds beside the engine's settings: how it was loaded and written, where that was said."""

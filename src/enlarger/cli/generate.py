@@ -24,6 +24,7 @@ from enlarger.engines.catalog import GENERATE, Listing, listings, setting_names
 from enlarger.engines.settings import ControlMachine, GenerateSettings
 from enlarger.errors import ModelError, OutputError, SettingsError
 from enlarger.settings import build, rules
+from enlarger.size import Size
 
 if TYPE_CHECKING:
     from enlarger.generator import Generator
@@ -96,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
     output: OutputOptions = take(OutputOptions, given)
     machine = {name: given.pop(name) for name in list(given) if name in rules(ControlMachine)}
     settings = build(GenerateSettings, {**given, "prompt": args.prompt}, owner="generate", known=setting_names())
+    if settings.width and settings.height:
+        settings.fits(Size(settings.height, settings.width))
     loading = build(ControlMachine, machine, owner="generate")
     following = None if args.following is None else _stage(args.following, settings, loading)
     if args.model is None:

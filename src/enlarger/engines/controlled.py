@@ -54,7 +54,7 @@ class ControlledEngine(PromptedEngine):
     """Whether there is no input that a net could see."""
 
     def __init__(self, facts: Facts, parts: Parts, nets: Sequence[Net], maps: MapModels | None = None) -> None:
-        super().__init__(facts, parts)
+        super().__init__(facts, parts, held=bool(nets))
         self.nets = tuple(nets)
         self.maps = maps or MapModels()
         beside = [*((net.name, net.digest) for net in self.nets), *self.maps.names]

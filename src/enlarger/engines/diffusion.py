@@ -125,6 +125,7 @@ def load_parts(
         zeros = bool((checkpoint.configs.find("model_index") or {}).get("force_zeros_for_empty_prompt", True))
     else:
         own = getattr(components.get("vae"), "config", None)
+        zeros = bool(components.get("force_zeros_for_empty_prompt", True))  # its place in diffusers' constructors
         components = {name: moved(part, device, dtype) for name, part in components.items()}
     if machine.vae is not None:
         other = open_model(machine.vae, machine, (vae,), engine)

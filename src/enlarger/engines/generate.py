@@ -34,9 +34,7 @@ class Generate(ControlledEngine):
 
     def size(self, settings: GenerateSettings) -> Size:
         """Size of the result: what was asked for, or what the model was trained on."""
-        config: Any = self.parts.unet.config
-        side = int(config.sample_size or 64) * self.facts.grid
-        return Size(settings.height or side, settings.width or side)
+        return Size(settings.height or self.trained.height, settings.width or self.trained.width)
 
     def steps(self, settings: GenerateSettings) -> Steps:
         """See `Engine.steps`."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from enlarger.canvas.blend import Plane
-from enlarger.canvas.geometry import Pass
+from enlarger.canvas.geometry import Canvas, Pass
 from enlarger.canvas.noise import NoiseSource
 from enlarger.engines import diffusion
 from enlarger.engines.diffusion import DiffusionEngine, Parts, Prompts
@@ -76,28 +76,45 @@ class PromptedConditioning(Conditioning):
 class PromptedEngine(DiffusionEngine):
     """See `engines.engine.Engine`; subclasses say where the process starts."""
 
-    def __init__(self, facts: Facts, parts: Parts) -> None:
+    def __init__(self, facts: Facts, parts: Parts, *, held: bool = False) -> None:
         """Take a loaded model.
+
+        Args:
+            facts: The engine's.
+            parts: The model.
+            held: Whether ControlNets act beside it.
 
         Raises:
             ModelError: Its UNet is not one of text to image.
         """
-        self.parts = parts
         self.loaded = parts.loaded
         self.device, self.dtype = parts.device, parts.dtype
         config: Any = parts.unet.config
         _check_unet(config, parts, facts.name)
         self.is_xl = config.addition_embed_type == "text_time"
+        self.parts = parts if self.is_xl or held else _mended(parts)
         self.guidance_width = int(config.time_cond_proj_dim or 0)
-        trained = int(config.sample_size or 64) * CELL
-        tile = max(facts.tile, math.ceil(trained * CONTEXT / CELL) * CELL)
+        tile = max(facts.tile, math.ceil(max(self.trained) * CONTEXT / CELL) * CELL)
         self.facts = dataclasses.replace(facts, tile=tile, overlap=tile // 6 // CELL * CELL)
+
+    @property
+    def trained(self) -> Size:
+        """The size that the model was trained on, in pixels."""
+        config: Any = self.parts.unet.config
+        sides = config.sample_size or 64
+        height, width = (sides, sides) if isinstance(sides, int) else sides
+        return Size(int(height) * CELL, int(width) * CELL)
 
     @classmethod
     def parts_of(cls, facts: Facts, model: str | None, machine: Any, components: Mapping[str, Any] | None) -> Parts:
         """Open a text-to-image model (see `diffusion.load_parts`)."""
         assert isinstance(machine, ModelMachine)
         return diffusion.load_parts(facts.name, FAMILIES, model, machine, components)
+
+    def placed(self, canvas: Canvas, settings: ImagineSettings) -> Canvas:
+        """See `Engine.placed`: the same, if every region lies in it."""
+        settings.fits(canvas.target)
+        return canvas
 
     def prepare(self, settings: ImagineSettings) -> Script:
         """See `Engine.prepare`: the encoded prompts."""
@@ -207,9 +224,6 @@ def region_shares(regions: Sequence[Region], passage: Pass, cells: Size) -> Tens
 
     Returns:
         (1, 1 + number of regions, h, w), summing to 1; None without regions.
-
-    Raises:
-        SettingsError: A region that lies outside the picture.
     """
     if not regions:
         return None
@@ -218,9 +232,6 @@ def region_shares(regions: Sequence[Region], passage: Pass, cells: Size) -> Tens
     tall, wide = passage.source.height / result.height, passage.source.width / result.width
     weights = []
     for region in regions:
-        if region.left >= result.width or region.top >= result.height:
-            corner = f"{region.left},{region.top}"
-            raise SettingsError(f"the region at {corner} lies outside the result, which has {result} pixels")
         down = _fading(region.top * tall, region.height * tall, cells.height)
         across = _fading(region.left * wide, region.width * wide, cells.width)
         weights.append(down[:, None] * across)
@@ -247,6 +258,15 @@ def guidance_embedding(scale: float, width: int) -> Tensor:
     angles = (scale - 1) * 1000 * frequencies
     embedding = torch.cat([angles.sin(), angles.cos()])
     return torch.nn.functional.pad(embedding, (0, width - 2 * half))[None]
+
+
+def _mended(parts: Parts) -> Parts:
+    """A model of SD 1.x or 2.x with its scheduler's configuration brought up to date, as diffusers' pipelines do it.
+
+    Those of early models lack two words whose defaults are wrong for a latent: the first timestep would be 0, and
+    clean estimates would be clipped to -1..1. Diffusers' pipelines with ControlNets and those of SDXL leave it.
+    """
+    return dataclasses.replace(parts, scheduler={**parts.scheduler, "steps_offset": 1, "clip_sample": False})
 
 
 def _check_unet(config: Any, parts: Parts, engine: str) -> None:

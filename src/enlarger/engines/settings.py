@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from enlarger.checkpoints.prompt import parse
 from enlarger.errors import SettingsError
 from enlarger.sampling import names
 from enlarger.settings import Machine, SeededSettings, TiledSettings, consistency, setting
@@ -168,6 +169,12 @@ class PromptedSettings(DenoisingSettings):
         group="Prompt",
     )  # fmt: skip
 
+    def verify(self) -> None:
+        """See `SizeSettings.verify`."""
+        super().verify()
+        parse(self.prompt)
+        parse(self.negative_prompt or "")
+
     @property
     def guided(self) -> bool:
         """Whether the network runs without the prompt, too."""
@@ -309,19 +316,27 @@ class Region:
     prompt: str
 
 
+REGION = "X,Y,W,H:PROMPT in pixels of the result, such as 0,0,512,300:a cloudy sky"
+"""How a region is written, for errors."""
+
+
 def read_region(text: str) -> Region:
     """A region as it is written: X,Y,W,H:PROMPT.
 
     Raises:
-        SettingsError: Not written so, or an empty rectangle.
+        SettingsError: Not written so, an empty rectangle, or no prompt.
     """
     found = re.fullmatch(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*:(.*)", text, re.DOTALL)
     if found is None:
-        raise SettingsError(f"region {text[:40]!r} is not X,Y,W,H:PROMPT, such as 0,0,512,300:a cloudy sky")
+        raise SettingsError(f"region {text[:40]!r} is not {REGION}")
     left, top, width, height = map(int, found.groups()[:4])
     if not width or not height:
-        raise SettingsError(f"region {text[:40]!r} is empty: its width and height must be above 0")
-    return Region(left, top, width, height, found.group(5).strip())
+        raise SettingsError(f"region {text[:40]!r} is empty: its width and height must be above 0 ({REGION})")
+    prompt = found.group(5).strip()
+    if not prompt:
+        raise SettingsError(f"region {text[:40]!r} has no prompt: say what is there, {REGION}")
+    parse(prompt)
+    return Region(left, top, width, height, prompt)
 
 
 def _region(text: str) -> str:
@@ -361,6 +376,16 @@ class ImagineSettings(PromptedSettings):
     crop_top: int = setting(
         0, "Pixels that an SDXL model is told were cut off at the top.", low=0, high=8192, metavar="N", group="Prompt"
     )
+
+    def fits(self, target: Size) -> None:
+        """See `SizeSettings.fits`."""
+        for text in self.region:
+            region = read_region(text)
+            if region.left >= target.width or region.top >= target.height:
+                raise SettingsError(
+                    f"region {text[:40]!r} lies outside the result, which has {target} pixels: X is below "
+                    f"{target.width} and Y below {target.height} in {REGION}"
+                )
 
     @property
     def whole_prompt(self) -> str:
