@@ -183,6 +183,9 @@ class Loading:
         group="Machine",
     )  # fmt: skip
 
+    def verify(self) -> None:
+        """See `SizeSettings.verify`."""
+
 
 def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
@@ -294,7 +297,7 @@ def build(record: type[Record], values: Mapping[str, Any], *, owner: str, known:
     if len(wishes) > 1:
         raise SettingsError(f"give only one of {' and '.join(map(flag, wishes))}: each sets the size")
     made = record(**given)
-    if isinstance(made, SizeSettings):
+    if isinstance(made, (SizeSettings, Loading)):
         made.verify()
     return made
 

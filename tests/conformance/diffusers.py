@@ -80,6 +80,7 @@ def settings_of(call: Mapping[str, Any], words: Mapping[str, str] = WORDS) -> di
     Raises:
         Unknown: An argument that has no word here.
     """
+    call = {name: value for name, value in call.items() if name != "cross_attention_kwargs"}  # see `adapters_of`
     strange = sorted(set(call) - set(words))
     if strange:
         raise Unknown(f"arguments not known: {', '.join(strange)}")
@@ -146,7 +147,8 @@ def run_x4(folder: Path, case: Mapping[str, Any]) -> Outcome:
 
     names = ["unet", "vae", "text_encoder", "tokenizer", "low_res_scheduler"]
     components = checkpoint.components(names, dtype=torch.float32, device=torch.device("cpu"))
-    upscaler = Upscaler("x4", components={**components, "scheduler": scheduler_of(folder, case)}, device="cpu")
+    components["scheduler"] = scheduler_of(folder, case)
+    upscaler = Upscaler("x4", components=components, device="cpu", **adapters_of(folder, case))
     settings = {**DEFAULTS[case["pipeline"]], **settings_of(case["call"])}
     image = picture(folder, case["pictures"]["image"], case["name"])
     return enlarged(upscaler, image, seed=case["seed"], scale=4, consistency=0.0, color_fix="none", **settings)
@@ -164,9 +166,34 @@ def components_of(folder: Path, case: Mapping[str, Any], engine: str) -> dict[st
     return {**components, **zeros, "scheduler": scheduler_of(folder, case)}
 
 
+def adapters_of(folder: Path, case: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a case puts into its model, as settings: LoRAs with their scales, embeddings with their words.
+
+    Raises:
+        Unknown: A call that has no word here.
+    """
+    found: dict[str, list[str]] = {}
+    scale = (case["call"].get("cross_attention_kwargs") or {}).get("scale", 1.0)
+    loras: list[str] = []
+    for call in filter(None, re.split(r";\s*", case.get("setup") or "")):
+        if lora := re.match(r"load_lora_weights\(([^,)]+)\)", call):
+            loras.append(lora[1])
+        elif fused := re.match(r"fuse_lora\(lora_scale=([\d.]+)\)", call):
+            scale = float(fused[1])
+        elif taught := re.match(r"load_textual_inversion\(([^,)]+)(?:, token='([^']+)')?\)", call):
+            word = f":{taught[2]}" if taught[2] else ""
+            found.setdefault("embedding", []).append(f"{folder / taught[1]}{word}")
+        else:
+            raise Unknown(call)
+    if loras:
+        found["lora"] = [f"{folder / name}:{scale:g}" for name in loras]
+    return found
+
+
 def run_img2img(folder: Path, case: Mapping[str, Any]) -> Outcome:
     """StableDiffusionImg2ImgPipeline and its SDXL sister."""
-    upscaler = Upscaler("img2img", components=components_of(folder, case, "img2img"), device="cpu")
+    components = components_of(folder, case, "img2img")
+    upscaler = Upscaler("img2img", components=components, device="cpu", **adapters_of(folder, case))
     settings = {**DEFAULTS[case["pipeline"]], **settings_of(case["call"])}
     image = picture(folder, case["pictures"]["image"], case["name"])
     return enlarged(upscaler, image, seed=case["seed"], scale=1, consistency=0.0, color_fix="none", **settings)
@@ -186,7 +213,8 @@ def control_files(folder: Path, given: str | list[str]) -> list[str]:
 def run_controlnet(folder: Path, case: Mapping[str, Any]) -> Outcome:
     """StableDiffusionControlNetImg2ImgPipeline and its SDXL sister."""
     components = components_of(folder, case, "controlnet")
-    upscaler = Upscaler("controlnet", components=components, control=controls_of(folder, case), device="cpu")
+    machine = {"control": controls_of(folder, case), **adapters_of(folder, case)}
+    upscaler = Upscaler("controlnet", components=components, device="cpu", **machine)
     settings = {**DEFAULTS[case["pipeline"]], **settings_of(case["call"])}
     settings["control_image"] = control_files(folder, case["pictures"]["control_image"])
     image = picture(folder, case["pictures"]["image"], case["name"])
@@ -196,7 +224,8 @@ def run_controlnet(folder: Path, case: Mapping[str, Any]) -> Outcome:
 def run_generate(folder: Path, case: Mapping[str, Any]) -> Outcome:
     """StableDiffusionPipeline and its ControlNet and SDXL sisters."""
     components = components_of(folder, case, "generate")
-    generator = Generator(components=components, control=controls_of(folder, case), device="cpu")
+    machine = {"control": controls_of(folder, case), **adapters_of(folder, case)}
+    generator = Generator(components=components, device="cpu", **machine)
     settings = {**DEFAULTS[case["pipeline"]], **settings_of(case["call"])}
     if "image" in case.get("pictures", {}):  # the control picture is also as large as the result
         settings["control_image"] = control_files(folder, case["pictures"]["image"])
@@ -249,8 +278,6 @@ def compare(folder: Path, case: Mapping[str, Any]) -> tuple[bool, str]:
     """Run a case; whether it agrees, and its line."""
     if case["pipeline"] not in RUNNERS:
         return False, f"not implemented: {case['pipeline']}"
-    if case.get("setup"):
-        return False, f"not implemented: {case['setup']}"
     expected = np.load(folder / "expected" / f"{case['name']}.npz")
     try:
         outcome = RUNNERS[case["pipeline"]](folder, case)

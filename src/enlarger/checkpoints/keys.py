@@ -128,6 +128,35 @@ def _inside(rest: str, part: str) -> str:
     return f"{RESNET[stem]}.{kind}" if stem in RESNET else rest
 
 
+def published_unet(name: str, per_level: int) -> tuple[str, ...]:
+    """What the original may call a layer of diffusers' UNet: the way back of `unet`, which can fork.
+
+    Args:
+        name: Without "weight" or "bias" behind it.
+        per_level: Blocks of one level: its layers, and the sampler behind them.
+    """
+    ends = {new: old for old, new in UNET_ENDS.items() if not old.startswith(("input_hint", "middle_block_out"))}
+    if name in ends:
+        return (ends[name],)
+    inside = {new: old for old, new in RESNET.items()}
+    if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", name):
+        kind, number, rest = found[1], int(found[2]), found[3]
+        return (f"middle_block.{2 * number + (kind == 'attentions')}.{inside.get(rest, rest)}",)
+    found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", name)
+    if not found:
+        return ()
+    blocks, level, kind, number, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    if kind == "downsamplers":
+        return (f"input_blocks.{(level + 1) * per_level}.0.op",)
+    if kind == "upsamplers":  # behind a resnet alone, or behind its attention
+        return tuple(f"output_blocks.{(level + 1) * per_level - 1}.{place}.conv" for place in (1, 2))
+    block = level * per_level + number
+    where = f"input_blocks.{block + 1}" if blocks == "down" else f"output_blocks.{block}"
+    if kind == "attentions":
+        return (f"{where}.1.{rest}",)
+    return (f"{where}.0.{inside.get(rest, rest)}",)
+
+
 def vae(tensors: Tensors) -> Tensors:
     """An autoencoder under diffusers' names, from the published ones or from diffusers' own older ones."""
     ups = [int(found[1]) for name in tensors if (found := re.match(r"decoder\.up\.(\d+)\.", name))]

@@ -7,18 +7,25 @@ tokens without weights the numbers are those of diffusers' own pipelines.
 Weights (`checkpoints.prompt`) act as in AUTOMATIC1111's web UI (its default emphasis, "Original"): in each chunk the
 outputs of a token are multiplied by its weight, then the chunk by one factor that gives it its old mean again. They
 do not act on the pooled output.
+
+Embeddings (`checkpoints.embedding`) are words whose vectors go in behind the table of tokens; the network sees id 0
+in their places, so that the end mark, whose state is the summary, is found as ever.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from enlarger.checkpoints.embedding import Embedding
 from enlarger.checkpoints.prompt import parse
 from enlarger.errors import ModelError, SettingsError
 
@@ -69,7 +76,9 @@ class TextEncoders:
         force_zeros: Whether a negative prompt that is not given becomes zeros and not an encoded "".
     """
 
-    def __init__(self, components: Mapping[str, Any], *, force_zeros: bool = True) -> None:
+    def __init__(
+        self, components: Mapping[str, Any], *, force_zeros: bool = True, embeddings: Sequence[Embedding] = ()
+    ) -> None:
         """Take the parts.
 
         Args:
@@ -77,9 +86,11 @@ class TextEncoders:
                 also `tokenizer_2` and `text_encoder_2` (CLIPTextModelWithProjection), or those two alone (refiner).
             force_zeros: `force_zeros_for_empty_prompt` of an SDXL model's model_index.json; other models have no
                 such rule.
+            embeddings: Words that prompts may hold beside the tokenizer's.
 
         Raises:
-            ModelError: A part is missing, or tokenizer and encoder do not belong together.
+            ModelError: A part is missing, tokenizer and encoder do not belong together, or an embedding is another
+                model's.
         """
         pairs = [("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")]
         present = [pair for pair in pairs if any(components.get(name) is not None for name in pair)]
@@ -88,7 +99,7 @@ class TextEncoders:
             raise ModelError(f"the model has no {' and no '.join(missing)}: its prompt cannot be read")
         second = pairs[1] in present
         self.force_zeros = force_zeros and second
-        self._encoders = [_Encoder(*(components[name] for name in pair), late=not second) for pair in present]
+        self._encoders = [_Encoder(*pair, components, embeddings, late=not second) for pair in present]
         self.pools = second
         self.pooled_width = int(getattr(components["text_encoder_2"].config, "projection_dim", 0)) if second else 0
         self.deepest = min(encoder.deepest for encoder in self._encoders)
@@ -153,12 +164,21 @@ class TextEncoders:
 class _Encoder:
     """One tokenizer with its CLIP encoder."""
 
-    def __init__(self, tokenizer: Any, model: nn.Module, *, late: bool) -> None:
+    def __init__(
+        self,
+        tokenizes: str,
+        encodes: str,
+        components: Mapping[str, Any],
+        embeddings: Sequence[Embedding],
+        *,
+        late: bool,
+    ) -> None:
         """Look at the parts; `late`: the last layer's output, normed (SD 1.x, 2.x), not the one before it (SDXL).
 
         Raises:
-            ModelError: More tokens than the encoder knows.
+            ModelError: More tokens than the encoder knows, or an embedding that does not fit it.
         """
+        tokenizer, model = components[tokenizes], components[encodes]
         config: Any = model.config
         self._tokenizer = tokenizer
         self._model: Any = model
@@ -175,16 +195,35 @@ class _Encoder:
                 f"the tokenizer has {len(tokenizer)} tokens and the text encoder knows {config.vocab_size}: "
                 "they are of different models"
             )
+        # Ids from the vocabulary's end on stand for rows of `_vectors`.
+        self._own = int(config.vocab_size)
+        self._words: dict[str, range] = {}
+        rows: list[Tensor] = []
+        for embedding in embeddings:
+            vectors = embedding.of(encodes, int(config.hidden_size))
+            first = self._own + sum(map(len, rows))
+            self._words[embedding.word.lower()] = range(first, first + len(vectors))
+            rows.append(vectors)
+        self._vectors = torch.cat(rows) if rows else None
+        spelt = "|".join(re.escape(word) for word in sorted(self._words, key=len, reverse=True))
+        self._word = re.compile(rf"(?<!\w)({spelt})(?!\w)", re.IGNORECASE) if rows else None
 
     def tokens(self, prompt: str) -> list[tuple[int, float]]:
         """Id and weight of every token of the text."""
         found: list[tuple[int, float]] = []
         for span in parse(prompt):
-            ids = self._tokenizer(span.text, add_special_tokens=False, truncation=False, verbose=False).input_ids
-            found += [(int(token), span.weight) for token in ids]
+            # Splitting by a pattern with one group gives plain text and words in turns.
+            pieces = [span.text] if self._word is None else self._word.split(span.text)
+            for number, piece in enumerate(pieces):
+                ids: Iterable[int] = self._words[piece.lower()] if number % 2 else self._plain(piece)
+                found += [(token, span.weight) for token in ids]
         if self.chunks(found) > MOST_CHUNKS:
             raise SettingsError(f"the prompt has {len(found)} tokens: at most {MOST_CHUNKS * self._room}")
         return found
+
+    def _plain(self, text: str) -> list[int]:
+        ids = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        return [int(token) for token in ids]
 
     def chunks(self, tokens: Sequence[tuple[int, float]]) -> int:
         """Forward passes that the text needs; an empty one needs one."""
@@ -220,7 +259,31 @@ class _Encoder:
         if self._masked:
             used = torch.tensor([chunk.used for chunk in chunks], device=device)
             mask = (torch.arange(self._length, device=device) < used[:, None]).long()
-        return self._model(ids, attention_mask=mask, output_hidden_states=True)
+        taught = ids >= self._own
+        with self._inserted(ids, taught):
+            return self._model(ids.masked_fill(taught, 0), attention_mask=mask, output_hidden_states=True)
+
+    @contextlib.contextmanager
+    def _inserted(self, ids: Tensor, taught: Tensor) -> Iterator[None]:
+        """While the vectors of words that are `taught` stand where the table's rows for their places would."""
+        if self._vectors is None or not bool(taught.any()):
+            yield
+            return
+        vectors = self._vectors.to(ids.device)[ids[taught] - self._own]
+        here = threading.get_ident()
+
+        def insert(_: nn.Module, __: Any, found: Tensor) -> Tensor:
+            if threading.get_ident() != here:  # another picture's prompt, read by the same encoder
+                return found
+            found = found.clone()
+            found[taught] = vectors.to(found.dtype)
+            return found
+
+        handle = self._model.get_input_embeddings().register_forward_hook(insert)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _layer(self, output: Any, clip_skip: int) -> Tensor:
         """The layer that the network was trained on, (chunks, 77, C); `hidden_states` are without the final norm."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from enlarger.canvas.autoencoder import Autoencoder, Plan
 from enlarger.checkpoints.text import Text, TextEncoders
+from enlarger.engines import adapters
 from enlarger.engines.device import pick_device, pick_dtype
 from enlarger.engines.engine import Conditioning, Decoded, Engine, Loaded, Prediction, together
 from enlarger.engines.settings import ModelMachine, PromptedSettings
@@ -97,7 +98,7 @@ def load_parts(
         engine: For errors.
         families: What the engine can work with, as `checkpoints` names them.
         model: File, folder, hub id or name.
-        machine: Device, dtype and another autoencoder.
+        machine: Device, dtype, another autoencoder, LoRAs and embeddings.
         components: Parts of a diffusers pipeline in memory; used as they are, copied where device or dtype differ.
         configs: Further scheduler configurations that the engine needs.
         vae: Family of the autoencoders that may take the place of the model's own.
@@ -108,7 +109,7 @@ def load_parts(
     """
     device, dtype = _placed(machine, components)
     loaded = Loaded()
-    zeros = True
+    zeros, ours = True, components is None
     if components is None:
         if model is None:
             raise ModelError(
@@ -132,13 +133,20 @@ def load_parts(
         replaced = other.module("vae", dtype=torch.float32, device=device)
         components = {**components, "vae": _scaled_as(replaced, own)}
         loaded = together(loaded, Loaded(other.name, other.digest, other.notes))
+
+    def opened(name: str, families: Collection[str]) -> Checkpoint:
+        return open_model(name, machine, families, engine)
+
+    components, changes = adapters.with_loras(components, machine.lora, opened, own=ours)
+    embeddings, words = adapters.with_words(machine.embedding, opened, components.get("unet"))
+    loaded = together(loaded, *changes, *words)
     missing = [name for name in ("unet", "vae", "scheduler", *configs) if components.get(name) is None]
     if missing:
         raise ModelError(f"engine {engine} needs {', '.join(missing)}, and these components have none")
     return Parts(
         unet=components["unet"],
         vae=_in_full(components["vae"]),
-        text=TextEncoders(components, force_zeros=zeros),
+        text=TextEncoders(components, force_zeros=zeros, embeddings=embeddings),
         scheduler=config_of(components["scheduler"]),
         configs={name: config_of(components[name]) for name in configs},
         loaded=loaded,
