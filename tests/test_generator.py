@@ -83,6 +83,11 @@ def test_the_default_size_is_what_the_model_was_trained_on(generator):
     assert generator("a cat", steps=1, width=64).size == (128, 64)
 
 
+def test_a_model_that_was_trained_on_oblongs_gives_one(parts):
+    oblong = tiny.unet(in_channels=4, sample_size=[3, 5])
+    assert enlarger.Generator(components={**parts, "unet": oblong})("a cat", steps=1).size == (24, 40)
+
+
 @pytest.mark.parametrize(("depth", "kind"), [(8, np.uint8), (16, np.uint16), (32, np.float32)])
 def test_the_depth_is_the_one_asked_for(generator, depth, kind):
     assert generator("a cat", width=16, height=16, steps=1, depth=depth).pixels.dtype == kind
