@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from enlarger.cli.main import main
 
@@ -46,6 +47,14 @@ def models(tmp_path_factory):
     tile.save_pretrained(folder / "control_v11f1e_sd15_tile")
     tiny.save(folder / "sdxl", xl)
     tiny.controlnet(xl["unet"]).save_pretrained(folder / "openpose-sdxl")
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_v"
+    rows, columns = held["unet"].get_submodule(layer).weight.shape
+    factors = {
+        f"unet.{layer}.lora_A.weight": torch.ones(1, columns),
+        f"unet.{layer}.lora_B.weight": torch.ones(rows, 1),
+    }
+    save_file(factors, folder / "lora.safetensors")
+    save_file({"emb_params": torch.ones(2, tiny.CONTEXT)}, folder / "embedding.safetensors")
     from tests.controls import test_maps
 
     test_maps.write_pose(folder / "vitpose")
@@ -127,6 +136,10 @@ STAND_INS = {
     "vitpose-base-simple": "vitpose",
     "yolos-tiny": "yolos",
     "dpt-large": "dpt",
+    "more_details.safetensors": "lora.safetensors",
+    "film.safetensors": "lora.safetensors",
+    "easynegative.safetensors": "embedding.safetensors",
+    "learned_embeds.bin": "embedding.safetensors",
 }
 """A name of the page's commands -> the tiny model that stands there."""
 

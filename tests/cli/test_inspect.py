@@ -87,3 +87,10 @@ def test_a_stablesr_file_tells_its_licence_and_what_its_makers_say(call: Call, s
     assert len(record["limits"]) == 4
     (record,) = call("inspect", "--json", stablesr / "cfw.safetensors").records
     assert (record["family"], record["limits"]) == ("cfw", [])
+
+
+def test_what_no_engine_takes_as_its_model_is_told_with_the_option_that_does(call, tiny):
+    adapters = tiny / "adapters"
+    told = call("inspect", adapters / "lora_kohya_sd15.safetensors").out
+    assert "none takes it as its model; it goes with --lora of -e img2img" in told
+    assert "--embedding of -e img2img" in call("inspect", adapters / "textual_inversion_diffusers_sd15.bin").out

@@ -19,8 +19,8 @@ STABLESR_LIMITS = (
     "details of complex real scenes may be wrong",
     "small faces and Chinese characters are weak (its author, in issues 34 and 61)",
 )
-"""What StableSR's weights do not do well, as their card says (huggingface.co/Iceclear/StableSR), in other words; the last
-as their author does (github.com/IceClear/StableSR)."""
+"""What StableSR's weights do not do well, as their card says (huggingface.co/Iceclear/StableSR), in other words; the
+last as their author does (github.com/IceClear/StableSR)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Family:
 
 PROMPTED = "-e img2img or -e controlnet"
 CONTROL = "-e controlnet and --control"
+LORA = "--lora of -e img2img, -e controlnet, -e x4 or generate"
+EMBEDDING = "--embedding of -e img2img, -e controlnet, -e x4 or generate"
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -78,14 +80,14 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "cfw": Family("StableSR's CFW autoencoder", "sd2", S_LAB, use="--cfw of -e stablesr"),
     "cfw-fusion": Family("the fusion layers of StableSR's CFW autoencoder", "", S_LAB, use="--cfw of -e stablesr"),
-    "lora-sd15": Family("a LoRA for Stable Diffusion 1.x"),
-    "lora-sd2": Family("a LoRA for Stable Diffusion 2.x"),
-    "lora-sdxl": Family("a LoRA for Stable Diffusion XL"),
-    "lora": Family("a LoRA"),
-    "embedding-sd15": Family("an embedding for Stable Diffusion 1.x"),
-    "embedding-sd2": Family("an embedding for Stable Diffusion 2.x"),
-    "embedding-sdxl": Family("an embedding for Stable Diffusion XL"),
-    "embedding": Family("an embedding"),
+    "lora-sd15": Family("a LoRA for Stable Diffusion 1.x", use=LORA),
+    "lora-sd2": Family("a LoRA for Stable Diffusion 2.x", use=LORA),
+    "lora-sdxl": Family("a LoRA for Stable Diffusion XL", use=LORA),
+    "lora": Family("a LoRA", use=LORA),
+    "embedding-sd15": Family("an embedding for Stable Diffusion 1.x", use=EMBEDDING),
+    "embedding-sd2": Family("an embedding for Stable Diffusion 2.x", use=EMBEDDING),
+    "embedding-sdxl": Family("an embedding for Stable Diffusion XL", use=EMBEDDING),
+    "embedding": Family("an embedding", use=EMBEDDING),
     "gan": Family("a network of the ESRGAN family", use="-e gan"),
     "pocket": Family("a model of engine pocket", "", "Apache-2.0", use="-e pocket"),
     "swinir": Family("a SwinIR or HAT network", use="-e gan"),

@@ -116,7 +116,8 @@ def _check(prompt: str) -> None:
     except UnicodeEncodeError:
         raise SettingsError("the prompt holds bytes that are no text: give it as UTF-8") from None
     if adapter := _ADAPTER.search(prompt):
-        raise SettingsError(f"{_short(adapter.group())} is no word of a prompt: nothing is loaded by it, leave it out")
+        told = "name the file with --lora FILE:SCALE" if adapter[1].lower() != "hypernet" else "leave it out"
+        raise SettingsError(f"{_short(adapter.group())} is no word of a prompt: {told}")
     if edit := _EDIT.search(prompt):
         raise SettingsError(
             f"{_short(edit.group())}: a prompt cannot change during the steps; "

@@ -65,6 +65,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "all": _inventory(everything),
         "prediction": None if scheduler is None else scheduler.get("prediction_type", "epsilon"),
         "engines": engines_for(checkpoint.family),
+        "use": FAMILIES[checkpoint.family].use,
         "notes": list(checkpoint.notes),
     }
 
@@ -103,6 +104,8 @@ def tell(report: Mapping[str, Any]) -> list[str]:
     if inside != report["all"]["tensors"] or not report["parts"]:
         lines.append(f"  {'all tensors':<16} {_counted(report['all'])}")
     lines.append(f"  {'engines':<16} {engines or 'none takes it as its model'}")
+    if not engines and report["use"]:
+        lines[-1] += f"; it goes with {report['use']}"
     return [*lines, *(f"  note: {note}" for note in report["notes"])]
 
 
