@@ -65,6 +65,16 @@ def test_a_lora_changes_the_picture_by_its_scale_and_is_named_in_the_record(part
     assert len({full.digest, weaker.digest, none.digest}) == 3
 
 
+def test_a_folder_of_diffusers_is_its_one_file(parts, files, tmp_path):
+    for name, inside in (("one", "pytorch_lora_weights.safetensors"), ("tinyemb", "learned_embeds.bin")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / inside).write_bytes((files / f"{name}.safetensors").read_bytes())
+    whole = made(parts, prompt="a tinyemb", lora=[f"{tmp_path / 'one'}:0.5"], embedding=[str(tmp_path / "tinyemb")])
+    loose = {"lora": [f"{files / 'one'}.safetensors:0.5"], "embedding": [f"{files / 'tinyemb'}.safetensors"]}
+    assert furthest(whole, made(parts, prompt="a tinyemb", **loose)) == 0
+    assert "one:0.5 + tinyemb as tinyemb" in whole.model
+
+
 def test_several_add_up_in_any_order(parts, files):
     one, two = (f"{files / name}.safetensors:0.5" for name in ("one", "two"))
     both, turned = made(parts, lora=[one, two]), made(parts, lora=[two, one])

@@ -41,6 +41,11 @@ PARTS = ("unet", "vae", "controlnet", *CLIP_PARTS)
 CONFIGURED = ("unet", "vae", *CLIP_PARTS, "controlnet", "scheduler", "low_res_scheduler", "model_index")
 """What a folder has configurations of that change a result."""
 
+ADDED = tuple(
+    stem + ending for stem in ("pytorch_lora_weights", "learned_embeds") for ending in (".safetensors", ".bin")
+)
+"""Names of the one file in a folder of diffusers that holds a LoRA or an embedding."""
+
 Reader = Callable[[], Tensors]
 
 
@@ -322,6 +327,9 @@ def _folder(path: Path, config: Configs | None) -> Checkpoint:
     alone = path / "config.json"
     if (path / "model_index.json").is_file() or not alone.is_file():
         names = list(parts_of(path))
+        added = next((path / name for name in ADDED if (path / name).is_file()), None)
+        if added is not None and not names:
+            return dataclasses.replace(_file(added, config, None), name=path.resolve().name)
         if not names or not set(names) & set(PARTS):
             inside = list(islice(walk(path), 4))
             several = ", ".join(each.relative_to(path).as_posix() for each in inside[:3])
