@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import copy
-from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import enlarger
-from enlarger.canvas import blend
 from enlarger.canvas.geometry import Pass
-from enlarger.engines.engine import Decoded
 from enlarger.engines.prompted import guidance_embedding, region_shares
 from enlarger.engines.settings import Region
 from enlarger.errors import ModelError, SettingsError
-from enlarger.evaluation.artefacts import seam_score
 from enlarger.size import Size
-from tests.engines import tiny, toy
+from tests.engines import tiny
 from tests.engines.test_latent_contract import furthest, picture
-from tests.sampling.test_loop import hard
 
 PLAIN = {"scale": 1, "consistency": 0.0, "prompt": "a cat", "seed": 7}
 
@@ -355,57 +348,3 @@ def test_wrong_parts_are_refused(parts, xl_parts):
 def test_wrong_values_are_refused(upscaler, values, said):
     with pytest.raises(SettingsError, match=said):
         upscaler(picture(8, 8), **PLAIN, **values)
-
-
-# Seams
-
-
-class TiledMean(nn.Module):
-    """Stands for a UNet whose norms see the whole of a tile: its clean value moves with the mean of what it sees."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.config = SimpleNamespace(in_channels=4, addition_embed_type=None, time_cond_proj_dim=None, sample_size=16)
-
-    def forward(self, noisy, timestep, **_):
-        alpha, beta = toy.levels(float(timestep))
-        spread = 0.1**2
-        centre = 0.5 * torch.tanh(20 * noisy.mean(dim=(2, 3), keepdim=True)).expand_as(noisy)
-        clean = (alpha * spread * noisy + beta**2 * centre) / (alpha**2 * spread + beta**2)
-        return ((noisy - alpha * clean) / beta,)
-
-
-def test_no_seam_at_the_default_tiles_and_the_meter_sees_one_without_blending(parts, monkeypatch):
-    up = enlarger.Upscaler("img2img", components={**parts, "unet": TiledMean(), "scheduler": toy.config("epsilon")})
-    latents = []
-    size = Size(192, 320)
-
-    def listen(latent, conditioning, progress=None):
-        latents.append(latent)
-        return Decoded(torch.zeros(1, 3, 8, 8).expand(1, 3, 8, 8).repeat(1, 1, size.height, size.width))
-
-    monkeypatch.setattr(up.engine, "decode_canvas", listen)
-    monkeypatch.setattr(up.engine, "encode", lambda source, noise: (noise.draw((1, 4, *size)) * 0, ()))
-    settings = {"steps": 5, "strength": 1.0, "guidance_scale": 1.0, "batch": 8, "scale": 1}
-    source = np.full((8 * size.height, 8 * size.width, 3), 0.5, np.float32)
-    up(source, **settings)
-    monkeypatch.setattr(blend, "axis_weights", hard)
-    up(source, **settings)
-    plan = up.plan(Size(*source.shape[:2]), up.settings(**settings))
-    tiles = plan.tiling(up.engine, plan.canvas.passes[0], up.settings(**settings)).plan(size)
-    assert len(tiles) > 4
-    scores = []
-    for latent in latents:
-        shown = (0.5 + 0.25 * latent[0, :3].permute(1, 2, 0)).clamp(0, 1).double().numpy()
-        lines = []
-        for axis in (0, 1):
-            starts = sorted({tile[axis] for tile in tiles})
-            side = tiles[0].size[axis]
-            edges = {*starts[1:], *(start + side for start in starts[:-1])}
-            lines.append(
-                (sorted(edges), [later + (earlier + side - later) // 2 for earlier, later in pairwise(starts)])
-            )
-        scores.append(max(seam_score(shown, lines[0][place], lines[1][place]) for place in (0, 1)))
-    assert scores[0] <= 1.05
-    assert scores[1] > 1.5

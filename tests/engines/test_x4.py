@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import enlarger
-from enlarger.canvas import blend
-from enlarger.engines.engine import Decoded
 from enlarger.errors import ModelError, SettingsError
-from enlarger.evaluation.artefacts import seam_score
-from tests.engines import tiny, toy
+from tests.engines import tiny
 from tests.engines.test_latent_contract import picture
-from tests.sampling.test_loop import hard
 
 
 @pytest.fixture(scope="module")
@@ -76,57 +67,6 @@ def test_the_noise_level_is_checked(upscaler, level):
 def test_a_second_pass_invents_nothing_on_what_the_first_invented(upscaler):
     assert upscaler.engine.later(upscaler.settings(noise_level=50)).noise_level == 0
     assert upscaler(picture(5, 6), steps=1, scale=7, guidance_scale=1.0).size == (35, 42)
-
-
-class TiledMean(nn.Module):
-    """Stands for a UNet whose norms see the whole of a tile: its clean value moves with the mean of what it sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.config = SimpleNamespace(in_channels=7)
-
-    def forward(self, seen: torch.Tensor, timestep: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
-        noisy = seen[:, :4]
-        alpha, beta = toy.levels(float(timestep))
-        spread = 0.1**2
-        centre = 0.5 * torch.tanh(20 * noisy.mean(dim=(2, 3), keepdim=True)).expand_as(noisy)
-        clean = (alpha * spread * noisy + beta**2 * centre) / (alpha**2 * spread + beta**2)
-        epsilon = (noisy - alpha * clean) / beta
-        return (alpha * epsilon - beta * clean,)
-
-
-def test_no_seam_at_the_default_tiles_and_the_meter_sees_one_without_blending(parts, monkeypatch):
-    scheduler = toy.config("v_prediction")
-    up = enlarger.Upscaler("x4", components={**parts, "unet": TiledMean(), "scheduler": scheduler})
-    latents: list[torch.Tensor] = []
-
-    def listen(latent: torch.Tensor, conditioning: Any, progress: Any = None) -> Decoded:
-        latents.append(latent)
-        return Decoded(torch.zeros(1, 3, 4 * latent.shape[2], 4 * latent.shape[3]))
-
-    monkeypatch.setattr(up.engine, "decode_canvas", listen)
-    settings = {"steps": 5, "guidance_scale": 1.0, "consistency": 0.0, "batch": 8}
-    source = np.full((192, 320, 3), 0.5, np.float32)
-    up(source, **settings)
-    monkeypatch.setattr(blend, "axis_weights", hard)
-    up(source, **settings)
-    plan = up.plan(enlarger.Size(192, 320), up.settings(**settings))
-    tiles = plan.tiling(up.engine, plan.canvas.passes[0], up.settings(**settings)).plan(enlarger.Size(192, 320))
-    side = tiles[0].height
-    assert len(tiles) > 4
-    scores = []
-    for latent in latents:
-        shown = (0.5 + 0.25 * latent[0, :3].permute(1, 2, 0)).clamp(0, 1).double().numpy()
-        lines = []
-        for axis in (0, 1):
-            starts = sorted({tile[axis] for tile in tiles})
-            edges = {*starts[1:], *(start + side for start in starts[:-1])}
-            middles = [later + (earlier + side - later) // 2 for earlier, later in pairwise(starts)]
-            lines.append((sorted(edges), middles))
-        scores.append(max(seam_score(shown, lines[0][place], lines[1][place]) for place in (0, 1)))
-    assert scores[0] <= 1.05
-    assert scores[1] > 1.5
 
 
 def test_parts_of_another_model_are_refused_by_what_they_are(parts):

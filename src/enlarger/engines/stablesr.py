@@ -522,7 +522,7 @@ def probed(engine: StableSR) -> tuple[str, ...]:
     if seems == engine.prediction:
         return ()
     told = (
-        f"from pure noise it gives {max(0.0, alike):.0%} of that noise back, as one that predicts {WORDS[seems]} would: "
-        f"if results are noise or blur, try --prediction {seems}"
+        f"from pure noise it gives {max(0.0, alike):.0%} of that noise back, as one that predicts {WORDS[seems]} "
+        f"would: if results are noise or blur, try --prediction {seems}"
     )
     return (told,)
