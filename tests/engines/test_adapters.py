@@ -118,6 +118,15 @@ def test_what_was_made_for_another_model_is_refused_with_both_names(parts, files
         made(parts, lora=[f"{files / 'one'}.safetensors:11"])
     with pytest.raises(SettingsError, match="is not -10 to 10"):
         made(parts, lora=[f"{files / 'one'}.safetensors:nan"])
+    with pytest.raises(SettingsError, match=r"'half' in .* is no scale"):
+        made(parts, lora=[f"{files / 'one'}.safetensors:half"])
+
+
+@pytest.mark.parametrize("name", ["pocket", "gan", "interpolate", "stablesr"])
+@pytest.mark.parametrize("option", ["lora", "embedding"])
+def test_engines_that_use_neither_refuse_both(name, option):
+    with pytest.raises(SettingsError, match=f"engine {name} does not use {option}|no setting {option}"):
+        enlarger.Upscaler(name, "file", **{option: ["x.safetensors"]})
 
 
 def test_the_command_takes_them_for_files(tiny, tmp_path, capsys):

@@ -311,6 +311,7 @@ def _network(tensors: Tensors, parts: Mapping[str, Callable[[], Tensors]]) -> st
 
 
 def words(families: Iterable[str]) -> str:
-    """Several families in words, joined by "or"."""
-    known = [FAMILIES[name].words for name in families if name]
+    """Several families in words, joined by "or"; what is meant in general is not told for each base model, too."""
+    wanted = [name for name in families if name]
+    known = [FAMILIES[name].words for name in wanted if name.rpartition("-")[0] not in wanted]
     return " or ".join(known)

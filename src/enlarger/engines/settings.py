@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class GanSettings(TiledSettings):
 
 
 @dataclass(frozen=True)
-class ModelMachine(Machine):
-    """How a Stable Diffusion model is loaded."""
+class FoundMachine(Machine):
+    """How a model is loaded whose parts are found by name, with an autoencoder of its own or another."""
 
     vae: str | None = setting(
         None, "Another autoencoder: a file, a folder, or a name found in the models folder.", kind="text",
@@ -62,6 +63,12 @@ class ModelMachine(Machine):
         None, "Where models are found by name: a folder as A1111 or ComfyUI lay it out (also ENLARGER_MODELS).",
         kind="text", metavar="FOLDER", group="Model",
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelMachine(FoundMachine):
+    """How a Stable Diffusion model is loaded."""
+
     lora: tuple[str, ...] = setting(
         (), "A LoRA: a file or a name in the models folder, and how much it counts (default 1); may be given several "
         "times.", kind="text", many=True, metavar="FILE[:SCALE]", group="Model",
@@ -86,12 +93,14 @@ def with_scale(given: str) -> tuple[str, float]:
     """FILE or FILE:SCALE as file and scale, 1 by default.
 
     Raises:
-        SettingsError: A scale out of range.
+        SettingsError: A scale out of range, or something else behind a file that is there.
     """
     name, colon, number = given.rpartition(":")
     try:
         scale = float(number)
     except ValueError:
+        if name and os.path.exists(name) and not os.path.exists(given):
+            raise SettingsError(f"{number!r} in --lora {given} is no scale: a number, usually 0.4 to 1") from None
         return given, 1.0
     if not colon or not name:
         return given, 1.0
@@ -203,7 +212,7 @@ class X4Settings(PromptedSettings):
 
 
 @dataclass(frozen=True)
-class StableSRMachine(ModelMachine):
+class StableSRMachine(FoundMachine):
     """How StableSR is loaded."""
 
     cfw: str | None = setting(
