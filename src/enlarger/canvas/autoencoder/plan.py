@@ -267,4 +267,4 @@ class _Ledger:
     def _attention(self, operation: Attend) -> int:
         shape = self.shapes[operation.source]
         keys = -(-shape.size.height // self.pool[0]) * -(-shape.size.width // self.pool[1])
-        return 4 * (5 * shape.channels * self._cells(operation.source) + 4 * shape.channels * keys)
+        return 4 * (5 * shape.channels * self._cells(operation.source) + 2 * shape.channels * keys)

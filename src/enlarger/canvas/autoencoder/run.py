@@ -288,10 +288,13 @@ class Run:
     def _attention(self, operation: Attend) -> Callable[[Tile], Tensor]:
         """Make keys and values of the whole map, then answer tile by tile."""
         pooled, counts = self._pooled(operation)
-        keys, values = (
-            _heads(functional.linear(pooled, *each), operation.heads) for each in (operation.key, operation.value)
-        )
-        del pooled
+        made = torch.empty_like(pooled)
+        for start in range(0, len(pooled), QUERIES):
+            # The values take the place of what they are made of: of many cells, each copy is half a gigabyte.
+            part = pooled[start : start + QUERIES]
+            made[start : start + QUERIES] = functional.linear(part, *operation.key)
+            part[:] = functional.linear(part, *operation.value)
+        keys, values = (_heads(each, operation.heads) for each in (made, pooled))
         # A key that stands for n cells counts n times; only at the border does n differ.
         mask = None if (counts == counts[0]).all() else counts.log()[None]
 
