@@ -266,7 +266,8 @@ def _mended(parts: Parts) -> Parts:
     Those of early models lack two words whose defaults are wrong for a latent: the first timestep would be 0, and
     clean estimates would be clipped to -1..1. Diffusers' pipelines with ControlNets and those of SDXL leave it.
     """
-    return dataclasses.replace(parts, scheduler={**parts.scheduler, "steps_offset": 1, "clip_sample": False})
+    mended = {**parts.scheduler, "steps_offset": 1, "clip_sample": False}
+    return parts if mended == parts.scheduler else dataclasses.replace(parts, scheduler=mended)
 
 
 def _check_unet(config: Any, parts: Parts, engine: str) -> None:
