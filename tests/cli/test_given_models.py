@@ -203,3 +203,63 @@ def test_a_network_that_doubles_gives_twice_the_size_where_no_size_is_asked_for(
     assert done.code == 0, done.err
     assert (done.records[0]["output"], done.records[0]["width"]) == ("a_2x.png", 48)
     assert call(*words, "-s", "3", "--json").records[0]["output"] == "a_3x.png"
+
+
+@pytest.fixture(scope="module")
+def adapters(diffusion: Path) -> Path:
+    """A LoRA for the model, and an embedding, in the folder beside it."""
+    to_v = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_v"
+    rows, columns = tiny.unet().get_submodule(to_v).weight.shape
+    factors = {f"unet.{to_v}.lora_A.weight": torch.ones(1, columns), f"unet.{to_v}.lora_B.weight": torch.ones(rows, 1)}
+    save_file(factors, diffusion / "style.safetensors")
+    save_file({"emb_params": torch.ones(2, tiny.CONTEXT)}, diffusion / "word.safetensors")
+    return diffusion
+
+
+def test_from_asks_for_every_lora_and_embedding_again_and_is_content_with_them(
+    call: Call, mine: Path, adapters: Path
+) -> None:
+    first = ("-m", adapters / "sd")
+    more = (
+        "--lora",
+        f"{adapters / 'style.safetensors'}:0.5",
+        "--embedding",
+        f"{adapters / 'word.safetensors'}:harbour",
+    )
+    made = call(
+        "upscale", "a.png", "-e", "img2img", *first, *more, "-p", "a harbour", "--steps", "2", "-s", "1", "-o", "b.png"
+    )
+    assert made.code == 0, made.err
+    for given in ((), first, (*first, *more[:2])):
+        refused = call("upscale", "a.png", "--from", "b.png", *given, "-o", "c.png")
+        assert refused.code == 4
+        assert "sd + style:0.5 + word as harbour" in refused.error
+        assert "--lora" in refused.error
+        assert "--embedding" in refused.error
+    done = call("upscale", "a.png", "--from", "b.png", *first, *more, "-o", "c.png")
+    assert done.code == 0, done.err
+    with Image.open("b.png") as one, Image.open("c.png") as other:
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(("option", "ending"), [("--lora", ":0.5"), ("--embedding", ":word")])
+def test_a_missing_adapter_is_told_with_its_option_before_a_model_is_loaded(
+    call: Call, mine: Path, option: str, ending: str
+) -> None:
+    Path("broken.safetensors").write_bytes(b"no model")
+    refused = call("upscale", "a.png", "-e", "img2img", "-m", "broken.safetensors", option, f"nowhere{ending}")
+    assert refused.code == 4
+    assert f"there is no model nowhere ({option})" in refused.error
+
+
+def test_what_was_said_of_the_prediction_is_part_of_the_recipe(call: Call, mine: Path, stablesr: Path) -> None:
+    model = ("-m", stablesr / "model.safetensors")
+    said = ("--prediction", "v_prediction")
+    made = call("upscale", "a.png", "-e", "stablesr", *model, *said, "--steps", "2", "-s", "1", "-o", "b.png")
+    assert made.code == 0, made.err
+    assert call("upscale", "a.png", "--from", "b.png", *model, "-o", "c.png").code == 0
+    other = call("upscale", "a.png", "--from", "b.png", *model, "--prediction", "epsilon", "-o", "d.png")
+    assert other.code == 0, other.err
+    with Image.open("b.png") as one, Image.open("c.png") as again, Image.open("d.png") as changed:
+        assert np.array_equal(one, again)
+        assert not np.array_equal(one, changed)

@@ -15,6 +15,10 @@ State = Literal["made", "there", "own", "failed", "planned"]
 """made: enlarged now. there: done by an earlier run. own: a result of ours, which is no input. planned: a rehearsal."""
 
 
+LOADED = ("dtype", "prediction")
+"""Settings of loading that change the result: a recipe holds them where they were given."""
+
+
 @dataclass(frozen=True)
 class Order:
     """What is asked for, checked; the same for all pictures of a run.
@@ -62,7 +66,7 @@ class Order:
 
     def beside(self) -> dict[str, Any]:
         """What a recipe holds beside the engine's settings: how it was loaded and written, where that was said."""
-        said = {"dtype": self.machine.get("dtype")}
+        said = {name: self.machine.get(name) for name in LOADED}
         output = {"quality": self.quality, "strip": None if self.strip == "none" else self.strip}
         said |= {"output": {name: value for name, value in output.items() if value is not None} or None}
         return {name: value for name, value in said.items() if value is not None}

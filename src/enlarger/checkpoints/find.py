@@ -84,6 +84,12 @@ def nowhere(name: str, folders: Iterable[str | Path], *, option: str = "") -> Mo
     )
 
 
+def subfolder(name: str) -> str:
+    """A local folder's subfolder may be written as on the hub, FOLDER:SUBFOLDER; anything else is given back."""
+    folder, colon, inner = name.rpartition(":")
+    return str(Path(folder, inner)) if colon and folder and Path(folder).is_dir() else name
+
+
 def _is_called(path: Path, name: str, folder: Path) -> bool:
     wanted = name.replace("\\", "/").strip("/")
     inside = path.relative_to(folder)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from enlarger.checkpoints.find import subfolder
 from enlarger.cli.say import line
 from enlarger.engines.catalog import Listing, listings
+from enlarger.engines.settings import with_scale, with_word
 from enlarger.errors import ModelError, SettingsError
 from enlarger.settings import flag, rules
 
@@ -193,8 +195,16 @@ def _needs(families: tuple[str, ...]) -> str:
     return " or ".join(NEEDS.get(family, family) for family in families)
 
 
-OPTIONS_OF_MODELS = ("vae", "control", "base", "cfw", "map_model")
-"""Settings of loading that name a model beside the one of -m."""
+OPTIONS_OF_MODELS: Mapping[str, Callable[[str], str]] = {
+    "vae": str,
+    "control": subfolder,
+    "base": str,
+    "cfw": str,
+    "lora": lambda given: with_scale(given)[0],
+    "embedding": lambda given: with_word(given)[0],
+    "map_model": str,
+}
+"""Settings of loading that name a model beside the one of -m -> its file or folder, of what was given."""
 
 
 def locate(name: str, folder: str | None, *, by_hub: bool, kinds: Collection[str] = (), option: str = "") -> str:
@@ -231,14 +241,11 @@ def check_others(given: Mapping[str, Any], folder: str | None) -> None:
     Raises:
         ModelError: One is not; names the option and every place looked at.
     """
-    for option in OPTIONS_OF_MODELS:
+    for option, file_of in OPTIONS_OF_MODELS.items():
         values = given.get(option) or ()
-        for name in (values,) if isinstance(values, str) else values:
+        for name in map(file_of, (values,) if isinstance(values, str) else values):
             if option == "map_model":  # a folder of transformers, which is not looked up by name
                 if not Path(name).is_dir():
                     raise ModelError(f"there is no folder {name} ({flag(option)}): name that of a model for maps")
                 continue
-            holder, colon, inner = name.rpartition(":")
-            if colon and Path(holder).is_dir():  # a subfolder, written as on the hub
-                name = str(Path(holder, inner))
             locate(name, folder, by_hub=True, option=flag(option))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from enlarger.batch.jobs import FORMATS, Job, plan, suffix
-from enlarger.batch.order import Order
+from enlarger.batch.order import LOADED, Order
 from enlarger.checkpoints.find import kind_of
 from enlarger.cli.models import OPTIONS_OF_MODELS, check_others, locate
 from enlarger.cli.options import add_settings, narrow, split, take
@@ -275,7 +275,7 @@ def _recorded(
         if rule.kind == "file" and earlier.get(name) and name not in given:
             files = earlier[name] if isinstance(earlier[name], list) else [earlier[name]]
             raise SettingsError(f"{picture} was made with {', '.join(files)}: name it again with {flag(name)}")
-    if "dtype" in record:
-        earlier["dtype"] = str(record["dtype"])
+    loading = rules(find(engine or made_by).facts.machine)
+    earlier |= {name: str(record[name]) for name in LOADED if name in record and name in loading}
     written = record.get("output")
     return engine or made_by, {**earlier, **given}, written if isinstance(written, dict) else {}

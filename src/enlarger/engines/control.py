@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from enlarger.canvas.tiles import halo_tiles
+from enlarger.checkpoints.find import subfolder
 from enlarger.controls.edges import canny, soft
 from enlarger.controls.maps import MapModels
 from enlarger.controls.pose import draw_pose, read_pose
@@ -111,7 +111,7 @@ def load_nets(engine: str, parts: Parts, machine: ControlMachine, components: Ma
     opened: dict[str, tuple[str, nn.Module, str]] = {}
     for name in machine.control:
         if name not in opened:  # a union net that is named twice is one net that sees two pictures
-            checkpoint = diffusion.open_model(_place(name), machine, FAMILIES, engine)
+            checkpoint = diffusion.open_model(subfolder(name), machine, FAMILIES, engine)
             module = checkpoint.module("controlnet", dtype=parts.dtype, device=parts.device)
             opened[name] = (checkpoint.name, module, checkpoint.digest)
         loaded.append(opened[name])
@@ -121,12 +121,6 @@ def load_nets(engine: str, parts: Parts, machine: ControlMachine, components: Ma
             _check_fit(name, module, parts)
             nets[id(module)] = _net(name, module, digest)
     return [nets[id(module)] for _, module, _ in loaded]
-
-
-def _place(name: str) -> str:
-    """A local folder's subfolder may be written as on the hub: FOLDER:SUBFOLDER."""
-    folder, colon, inner = name.rpartition(":")
-    return str(Path(folder, inner)) if colon and folder and Path(folder).is_dir() else name
 
 
 def _net(name: str, module: nn.Module, digest: str) -> Net:
