@@ -143,7 +143,9 @@ class Desk:
         try:
             if job.output is not None:
                 if job.makes_folder:
-                    _make(job.output.parent)
+                    from enlarger.picture.atomic import make_folder
+
+                    make_folder(job.output.parent)
                 self._sweep(job.output.parent)
             if job.output is not None and self.several:
                 with contextlib.nullcontext() if self.waits else undisturbed():
@@ -300,19 +302,6 @@ class Desk:
         """Give back all places."""
         for taken in self._claims:
             taken.release()
-
-
-def _make(folder: Path) -> None:
-    """Make a folder for results.
-
-    Raises:
-        OutputError: It cannot be made there.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
-        raise OutputError(f"the folder {folder} cannot be made: {reason}; choose another with -o") from error
 
 
 def _sample(job: Job) -> dict[str, int]:

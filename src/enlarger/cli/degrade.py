@@ -130,12 +130,9 @@ def _degraded(
 def _save(pixels: Bytes, target: Path) -> None:
     from PIL import Image
 
-    from enlarger.picture.atomic import appearing
+    from enlarger.picture.atomic import appearing, make_folder
 
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {target.parent} cannot be made ({error.strerror or error})") from error
+    make_folder(target.parent)
     with appearing(target, overwrite=True) as file:
         Image.fromarray(pixels).save(file, format="PNG")
 

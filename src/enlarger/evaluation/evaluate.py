@@ -20,12 +20,12 @@ from PIL import Image
 
 import enlarger
 from enlarger.engines.catalog import find
-from enlarger.errors import EnlargerError, Interrupted, OutputError, PictureError, SettingsError
+from enlarger.errors import EnlargerError, Interrupted, PictureError, SettingsError
 from enlarger.evaluation.folders import matching, pictures_in
 from enlarger.evaluation.metrics import Case, Judge, Need
 from enlarger.evaluation.pixels import Bytes, Pixels, as_bytes
 from enlarger.evaluation.protocols import Pair, Task, sha256
-from enlarger.picture.atomic import appearing
+from enlarger.picture.atomic import appearing, make_folder
 from enlarger.picture.read import read_rgb
 from enlarger.settings import rules, to_json
 from enlarger.size import Size
@@ -204,11 +204,7 @@ class Shelf:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         if folder is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                reason = (error.strerror or "unknown reason").lower()
-                raise OutputError(f"the folder {folder} cannot be made: {reason}; choose another with -o") from error
+            make_folder(folder)
 
     def values(self, key: str) -> dict[str, Any]:
         """What is known under a key; nothing where the file is damaged."""

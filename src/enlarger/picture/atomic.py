@@ -31,6 +31,19 @@ class _Stoppable(io.FileIO):
         return super().write(data)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those above it; one that is there is left as it is.
+
+    Raises:
+        OutputError: It cannot be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = reason(error)
+        raise OutputError(f"the folder {shown(folder)} cannot be made: {why}; choose another place") from error
+
+
 @contextlib.contextmanager
 def appearing(
     path: Path,
