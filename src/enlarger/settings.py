@@ -95,8 +95,8 @@ class SizeSettings:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     scale: float | None = setting(
-        None, "Output pixels per input pixel, 1 to 16, fractions too.", kind="float", low=1, high=MAX_SCALE,
-        flags=("-s",), metavar="F", group="Size",
+        None, "Output pixels per input pixel, 1 to 16, fractions too; default: 4, or what the engine is for.",
+        kind="float", low=1, high=MAX_SCALE, flags=("-s",), metavar="F", group="Size",
     )  # fmt: skip
     size: Size | None = setting(  # noqa: RUF009 (a field, not a shared value)
         None, "Exact size of the result in pixels.", kind="size", metavar="WxH", group="Size"

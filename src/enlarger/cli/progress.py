@@ -25,7 +25,7 @@ class Reporter:
 
     Args:
         quiet: Nothing but errors.
-        bar: Whether progress is shown.
+        bar: Whether a terminal shows a bar; else there is a line now and then, which may stand between others.
     """
 
     def __init__(self, *, quiet: bool, bar: bool) -> None:
@@ -44,9 +44,9 @@ class Reporter:
 
     def picture(self, label: str) -> Watch:
         """Watch one picture; `with` takes the bar away at the end, however it ends."""
-        if self._quiet or not self._bar:
+        if self._quiet:
             return Watch()
-        return _Bar(label) if self._terminal else _Lines(label, self)
+        return _Bar(label) if self._terminal and self._bar else _Lines(label, self)
 
 
 class Patience:
