@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.conformance import scripts
 from tests.engines import tiny
 
 pytestmark = pytest.mark.slow
@@ -148,17 +148,8 @@ def record(place: Path, case: dict[str, Any], parts: dict[str, Any], net: Path) 
 
 @pytest.fixture(scope="module")
 def script():
-    path = Path(__file__).with_name("diffusers.py")
-    spec = importlib.util.spec_from_file_location("conformance_script", path)
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules["conformance_script"] = module
-    before = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    yield module
-    del sys.modules["conformance_script"]
+    with scripts.opened("diffusers") as module:
+        yield module
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -6,9 +6,7 @@ tiles, colours, bytes. Of the degradations only the order and the sizes are; the
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from enlarger.engines.stablesr_files import Shelf
 from enlarger.engines.stablesr_parts import Description, fusion_part
 from enlarger.picture import degrade
 from tests.conformance import plain_stablesr as plain
+from tests.conformance import scripts
 from tests.engines.published_stablesr import envelope
 
 pytestmark = pytest.mark.slow
@@ -621,15 +620,8 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def script():
-    name = "another_stablesr_script"
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("stablesr.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    before = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    yield module
-    del sys.modules[name]
+    with scripts.opened("stablesr") as module:
+        yield module
 
 
 @pytest.mark.parametrize("config", [VELOCITY, NOISE], ids=["velocity", "noise"])

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import enlarger
 from enlarger.sampling import loop
+from tests.conformance import scripts
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def script():
-    name = "stablesr_conformance_script"
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("stablesr.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    before = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    yield module
-    del sys.modules[name]
+    with scripts.opened("stablesr") as module:
+        yield module
 
 
 def test_every_recorded_array_agrees(stablesr, script, capsys):
